@@ -1,0 +1,1 @@
+"""Job types, one a file: what happens in a job, round by round, as Prefect flows."""

@@ -1,0 +1,92 @@
+"""Every error this project raises on purpose.
+
+    FederatedError
+    ├── ConfigurationError          what a person wrote or set is wrong
+    │   ├── FederationFileError     federation.yaml: the line, and what is wrong there
+    │   ├── KitError                a startup kit is incomplete, expired or not readable
+    │   └── ExecutorNotFound        an executor's import path does not lead to an executor
+    ├── ConnectionFailed            the other side cannot be reached, or TLS failed
+    ├── ProtocolError               the bytes that arrived are not a message of ours
+    ├── AttachRefused               the job's endpoint does not let this site in
+    ├── StaleController             a newer attempt of the same job has taken over
+    └── JobError                    the job cannot go on
+        ├── NotEnoughSites          fewer sites than the job asks for
+        ├── QuorumNotReached        too few sites answered a call in time
+        ├── UpdateRejected          a site's update does not fit the global model
+        ├── SnapshotCorrupt         a snapshot is not what was written
+        └── JobEnded                the job is over: completed, cancelled or failed
+
+Each carries an `exit_code` for the command line, where the message is printed without a traceback.
+"""
+
+
+class FederatedError(Exception):
+    """Base of all errors of prefect-federated."""
+
+    exit_code = 1
+
+
+class ConfigurationError(FederatedError):
+    """What a person wrote or set is wrong; the message says where and what to write instead."""
+
+    exit_code = 2
+
+
+class FederationFileError(ConfigurationError):
+    """A federation file does not say what it must; the message begins with `file:line`."""
+
+
+class KitError(ConfigurationError):
+    """A startup kit is incomplete, expired, not readable or for another participant."""
+
+    exit_code = 3
+
+
+class ExecutorNotFound(ConfigurationError):
+    """An executor's import path does not lead to an executor."""
+
+
+class ConnectionFailed(FederatedError):
+    """The other side cannot be reached, or TLS failed; the message says which and why."""
+
+    exit_code = 4
+
+
+class ProtocolError(FederatedError):
+    """The bytes that arrived are not a message of ours, or exceed a limit."""
+
+
+class AttachRefused(FederatedError):
+    """The job's endpoint does not let this site in; the message is the controller's reason."""
+
+
+class StaleController(FederatedError):
+    """A newer attempt of the same job has taken over; this one must stop without a result."""
+
+
+class JobError(FederatedError):
+    """A job cannot go on."""
+
+
+class NotEnoughSites(JobError):
+    """Fewer sites than the job asks for; the message names those that are missing, and why."""
+
+
+class QuorumNotReached(JobError):
+    """Too few sites answered a call in time; the message names each missing site and its reason."""
+
+
+class UpdateRejected(JobError):
+    """A site's update does not fit the global model in names, shapes or dtypes, or is not finite."""
+
+
+class SnapshotCorrupt(JobError):
+    """A snapshot's bytes are not those that were written."""
+
+
+class JobEnded(JobError):
+    """The job is over for this site; `outcome` is "completed", "cancelled" or "failed"."""
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(f"the job is {outcome}: {reason}")
+        self.outcome = outcome

@@ -1,0 +1,333 @@
+"""What a site runs: executors, written by data scientists, named by their import path.
+
+Two forms. A function for each kind of site task::
+
+    @executor
+    def train(model: Tensors, site: Site) -> Update: ...
+
+or a loop, three lines in an existing training script::
+
+    @executor
+    def main() -> None:
+        for task in site_tasks():
+            ...                                  # train from task.model
+            task.reply(model, weight=n, metrics={"loss": loss})
+
+A job names either the module ("my_package.heart": all its executors, each for the site task of its
+own name) or one object in it ("my_package.heart:main"). Only what is marked with `@executor`, or is
+an `Executors` object, is ever called: an import path alone runs no function.
+"""
+
+import importlib
+import inspect
+import logging
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from prefect_federated.errors import ConfigurationError, ExecutorNotFound
+from prefect_federated.messages import JsonValue, Tensors, Update
+
+Function = TypeVar("Function", bound=Callable[..., object])
+TaskFunction = Callable[[Tensors, "Site"], Update]
+LoopFunction = Callable[[], None]
+
+_MARK = "__federated_executor__"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What an executor knows about where and for what it runs.
+
+    Args:
+        name: The site's name, as in its certificate.
+        data: The folder of the site's own data; nothing in it is ever sent by the framework.
+        state: A folder of this job at this site, kept across rounds and restarts.
+        config: The job's settings for executors (learning rate, local epochs, ...).
+        seed: The job's seed mixed with the site's name: the same in every run, different by site.
+        round: The round of the current site task, counted from 1; 0 outside rounds.
+        log: A logger whose lines stay at the site.
+    """
+
+    name: str
+    data: Path
+    state: Path
+    config: Mapping[str, JsonValue] = field(default_factory=dict)
+    seed: int = 0
+    round: int = 0
+    log: logging.Logger = logging.getLogger("prefect_federated.site")
+
+    def number(self, key: str, default: float) -> float:
+        """Returns the number that the job's config gives for `key`.
+
+        Raises:
+            ConfigurationError: the value is not a number.
+        """
+        value = self.config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigurationError(f"config {key!r} is {value!r}; it must be a number.")
+        return value
+
+
+def site_seed(seed: int, site: str) -> int:
+    """Returns the seed of one site: the job's seed mixed with the site's name, 32 bits."""
+    return zlib.crc32(site.encode(), seed & 0xFFFFFFFF)
+
+
+class Executors(Protocol):
+    """An object that holds one function for each kind of site task, such as an adapter."""
+
+    def federated_executors(self) -> Mapping[str, TaskFunction]:
+        """Returns kind of site task -> function."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedExecutor:
+    """An executor found by its import path: functions by kind of site task, or a loop."""
+
+    path: str
+    functions: Mapping[str, TaskFunction] = field(default_factory=dict)
+    loop: LoopFunction | None = None
+
+    def function(self, kind: str) -> TaskFunction:
+        """Returns the function for one kind of site task.
+
+        Raises:
+            ExecutorNotFound: this executor has no such function.
+        """
+        if kind not in self.functions:
+            known = ", ".join(sorted(self.functions)) or "none"
+            raise ExecutorNotFound(
+                f"executor {self.path!r} has no function for the site task {kind!r} (it has: "
+                f"{known}). Define `@executor def {kind}(model, site)` there."
+            )
+        return self.functions[kind]
+
+
+def executor(function: Function) -> Function:
+    """Marks a function as an executor: `(model, site) -> Update`, or a loop without parameters.
+
+    >>> @executor
+    ... def train(model: Tensors, site: Site) -> Update:
+    ...     return Update(model, weight=1)
+    """
+    setattr(function, _MARK, True)
+    return function
+
+
+def load_executor(path: str) -> LoadedExecutor:
+    """Imports an executor by its path, "package.module" or "package.module:name".
+
+    Raises:
+        ExecutorNotFound: the module does not import, or there is no executor at that name.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ExecutorNotFound(
+            f"executor {path!r}: `import {module_name}` failed here with "
+            f"{type(error).__name__}: {error}. Install its package at this site, or name its "
+            "folder with --code when the site starts."
+        ) from error
+    if not name:
+        found = {
+            key: value
+            for key, value in vars(module).items()
+            if getattr(value, _MARK, False) and _takes_parameters(value)
+        }
+        if not found:
+            raise ExecutorNotFound(
+                f"executor {path!r}: the module marks no function `(model, site)` with @executor. "
+                f"Name a loop or an object as '{module_name}:name'."
+            )
+        return LoadedExecutor(path, functions=found)
+    target = getattr(module, name, None)
+    if target is None:
+        raise ExecutorNotFound(f"executor {path!r}: module {module_name!r} has no {name!r}.")
+    if hasattr(target, "federated_executors"):
+        return LoadedExecutor(path, functions=dict(target.federated_executors()))
+    if not getattr(target, _MARK, False):
+        raise ExecutorNotFound(
+            f"executor {path!r}: {name!r} is not marked with @executor, so it is not called."
+        )
+    if _takes_parameters(target):
+        return LoadedExecutor(path, functions={target.__name__: target})
+    return LoadedExecutor(path, loop=target)
+
+
+def _takes_parameters(function: Callable[..., object]) -> bool:
+    return bool(inspect.signature(function).parameters)
+
+
+class Link(Protocol):
+    """A site's side of the connection to a job's controller, as the transport gives it."""
+
+    def receive(self) -> "ReceivedTask":
+        """Waits for the next site task.
+
+        Raises:
+            JobEnded: there will be none.
+        """
+        ...
+
+    def reply(self, task: "ReceivedTask", update: Update) -> None:
+        """Sends the task's update and keeps it until the controller has acknowledged it."""
+        ...
+
+    def fail(self, task: "ReceivedTask", error: BaseException) -> None:
+        """Reports that the task failed: the error's type and the first line of its message."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReceivedTask:
+    """One site task as it arrived: its id, kind ("train", "evaluate", ...), round and model."""
+
+    id: str
+    kind: str
+    round: int
+    model: Tensors
+    config: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SiteTask:
+    """One site task in the loop form: train from `model`, then call `reply`."""
+
+    kind: str
+    model: Tensors
+    site: Site
+    _received: ReceivedTask
+    _link: Link
+
+    @property
+    def round(self) -> int:
+        """The round, counted from 1."""
+        return self._received.round
+
+    def reply(
+        self, model: Tensors, *, weight: float = 1.0, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Sends the trained tensors, their weight (examples) and metrics to the controller."""
+        self._link.reply(self._received, Update(model, weight=weight, metrics=metrics or {}))
+
+
+@dataclass(frozen=True)
+class _Running:
+    site: Site
+    link: Link
+
+
+_running: ContextVar[_Running | None] = ContextVar("prefect_federated_site", default=None)
+
+
+def site_tasks() -> Iterator[SiteTask]:
+    """Yields the site tasks of the running job, in an executor of the loop form.
+
+    Ends when the job ends. A task that is left without a reply when the next one is asked for is
+    reported as failed.
+
+    Raises:
+        ConfigurationError: called outside a job.
+    """
+    running = _running.get()
+    if running is None:
+        raise ConfigurationError(
+            "site_tasks() gives tasks only inside a job: name this function as the job's "
+            "executor ('module:function') instead of running the script by hand."
+        )
+    yield from _tasks_of(running.site, running.link)
+
+
+def _tasks_of(site: Site, link: Link) -> Iterator[SiteTask]:
+    from prefect_federated.errors import JobEnded
+
+    while True:
+        try:
+            received = link.receive()
+        except JobEnded as end:
+            site.log.info("%s", end)
+            return
+        replied = _ReplyOnce(link)
+        yield SiteTask(
+            kind=received.kind,
+            model=received.model,
+            site=task_site(site, received),
+            _received=received,
+            _link=replied,
+        )
+        if not replied.done:
+            link.fail(received, ConfigurationError("the executor's loop gave no reply"))
+
+
+class _ReplyOnce:
+    """Notes whether a task was answered."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.done = False
+
+    def receive(self) -> ReceivedTask:
+        return self._link.receive()
+
+    def reply(self, task: ReceivedTask, update: Update) -> None:
+        self._link.reply(task, update)
+        self.done = True
+
+    def fail(self, task: ReceivedTask, error: BaseException) -> None:
+        self._link.fail(task, error)
+        self.done = True
+
+
+def task_site(site: Site, task: ReceivedTask) -> Site:
+    """Returns the site as one task sees it: with its round and its config."""
+    from dataclasses import replace
+
+    return replace(site, round=task.round, config={**site.config, **task.config})
+
+
+def run_task(loaded: LoadedExecutor, site: Site, link: Link, task: ReceivedTask) -> None:
+    """Runs one site task of the function form and sends its update, or its failure.
+
+    The traceback of an executor that raises is logged at the site and stays there.
+    """
+    started = time.monotonic()
+    try:
+        update = loaded.function(task.kind)(task.model, task_site(site, task))
+        if not isinstance(update, Update):
+            raise ConfigurationError(
+                f"executor {loaded.path!r} returned {type(update).__name__} for the site task "
+                f"{task.kind!r}; return an Update(tensors, weight=..., metrics=...)."
+            )
+    except Exception as error:
+        site.log.exception("site task %s of round %d failed", task.kind, task.round)
+        link.fail(task, error)
+        return
+    site.log.info(
+        "round %d: %s took %.2f s", task.round, task.kind, time.monotonic() - started
+    )
+    link.reply(task, update)
+
+
+def serve(loaded: LoadedExecutor, site: Site, link: Link) -> None:
+    """Runs a job's site tasks until the job ends.
+
+    Raises:
+        JobEnded: cancelled or failed; a job that completed returns.
+        Exception: what a loop raised.
+    """
+    if loaded.loop is not None:
+        token = _running.set(_Running(site, link))
+        try:
+            loaded.loop()
+        finally:
+            _running.reset(token)
+        return
+    while True:
+        run_task(loaded, site, link, link.receive())

@@ -1,0 +1,66 @@
+"""What travels between a controller and its sites, and what comes back.
+
+A message is a small JSON header, named tensors and named blobs. How it looks in bytes is
+`wire`'s business, and how it is carried is `transport`'s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+Tensor: TypeAlias = NDArray[np.generic]
+Tensors: TypeAlias = Mapping[str, Tensor]
+"""Named arrays; the order of the names is kept on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A header (JSON values), tensors (name -> ndarray) and blobs (name -> bytes)."""
+
+    header: Mapping[str, JsonValue]
+    tensors: Tensors = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of tensors and blobs, the header not counted."""
+        tensors = sum(array.nbytes for array in self.tensors.values())
+        return tensors + sum(len(blob) for blob in self.blobs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a site returns from a site task: tensors, their weight in the mean, and metrics.
+
+    Args:
+        tensors: Name -> ndarray; for training, the names, shapes and dtypes of the global model.
+        weight: Weight in the mean, above 0; for FedAvg the number of training examples.
+        metrics: Name -> finite number, such as `{"loss": 0.3, "accuracy": 0.9}`. Reports average
+            them over the sites by weight, or by `metrics_weight` where that is given (say, the
+            number of test examples).
+        blobs: Name -> bytes, for what is not an array.
+        metrics_weight: Weight of the metrics in the reports' averages; `weight` if None.
+        site: The sending site's name; filled in by the server from the site's certificate.
+    """
+
+    tensors: Tensors = field(default_factory=dict)
+    weight: float = 1.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+    metrics_weight: float | None = None
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFailure:
+    """A site that gave no update to a call: which site, and why, in one line."""
+
+    site: str
+    reason: str
+
+
+Reply: TypeAlias = Update | SiteFailure

@@ -1,0 +1,181 @@
+"""A real federation for one job: its endpoint, its sites' runs, its heartbeat, its end.
+
+The controller's flow run at Prefect carries what others need to know as labels: the endpoint (for
+the gateways), the epoch, the beat and the round (for the overseer), the sites' runs (for itself, when
+it comes back).
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import httpx
+from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.context import FlowRunContext
+from prefect.exceptions import Abort, PrefectHTTPStatusError
+from prefect.logging import get_run_logger
+from prefect.states import Failed
+
+from prefect_federated.errors import ConfigurationError, NotEnoughSites, StaleController
+from prefect_federated.kits import Role, load_kit
+from prefect_federated.settings import Settings
+from prefect_federated.tasks.labels import BEAT, BEAT_S, ENDPOINT, EPOCH, ROUND, SITE_RUNS
+from prefect_federated.tasks.parameters import JobParameters
+from prefect_federated.tasks.site_runs import SiteRuns, choose_sites
+from prefect_federated.transport.grpc_server import GrpcEndpoint
+from prefect_federated.transport.hub import Hub
+
+
+@contextmanager
+def deployed(job: JobParameters) -> Iterator[Hub]:
+    """Opens the federation for a job: dispatches the sites and waits until enough have joined.
+
+    When the block ends, the sites are told so, except where the job itself will come back (a retry
+    of the flow, a restart of the server): then their processes wait for it.
+
+    Raises:
+        Abort: Prefect's signal that this process must end without reporting a state: a newer
+            attempt has taken over, or the run was set to Failed here because no retry could help.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise ConfigurationError("a federation can be opened only inside a Prefect flow run.")
+    run_id, retries = context.flow_run.id, context.flow.retries or 0
+    with get_client(sync_client=True) as client:
+        epoch = _claim_epoch(client, run_id)
+        try:
+            with _opened(job, client, run_id, epoch) as hub:
+                try:
+                    yield hub
+                except Exception as error:
+                    run = client.read_flow_run(run_id)
+                    if _is_final(error) or run.run_count > retries:
+                        hub.end("failed", f"{type(error).__name__}: {error}")
+                    raise
+                except BaseException:
+                    state = client.read_flow_run(run_id).state
+                    if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                        hub.end("cancelled", "the job was cancelled")
+                    raise
+                hub.end("completed", "all rounds are done")
+        except StaleController as error:
+            get_run_logger().warning("%s", error)
+            raise Abort(str(error)) from error
+        except (ConfigurationError, NotEnoughSites) as error:
+            get_run_logger().error("%s", error)
+            message = f"{type(error).__name__}: {error}"
+            client.set_flow_run_state(run_id, Failed(message=message), force=True)
+            raise Abort(message) from error
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether a retry cannot help: the people, not the sites, have to do something."""
+    return isinstance(error, ConfigurationError | NotEnoughSites)
+
+
+def _claim_epoch(client: SyncPrefectClient, run_id: UUID) -> int:
+    """Returns this attempt's number, larger than that of any attempt before, and publishes it."""
+    run = client.read_flow_run(run_id)
+    epoch = max(run.run_count, int(run.labels.get(EPOCH, 0)) + 1)  # type: ignore[arg-type]
+    client.update_flow_run_labels(run_id, {EPOCH: epoch})
+    return epoch
+
+
+@contextmanager
+def _opened(
+    job: JobParameters, client: SyncPrefectClient, run_id: UUID, epoch: int
+) -> Iterator[Hub]:
+    settings = Settings()
+    if settings.kit is None:
+        raise ConfigurationError(
+            "this process has no startup kit (PREFECT_FEDERATED_KIT). Jobs run on the server's "
+            "worker: start them with `prefect deployment run`, or use `prefect-federated simulate`."
+        )
+    kit = load_kit(settings.kit, role=Role.SERVER)
+    asked, online = choose_sites(client, job)
+    hub = Hub(str(run_id), epoch, asked)
+    with GrpcEndpoint(hub, kit, len(asked), settings.endpoint_host, settings.limits) as endpoint:
+        client.update_flow_run_labels(run_id, {ENDPOINT: endpoint.address})
+        runs = SiteRuns(client, run_id, hub, job)
+        with _Pulse(client, run_id, hub, runs):
+            try:
+                client.update_flow_run_labels(run_id, {SITE_RUNS: runs.dispatch(asked)})
+                _wait_for_sites(job, hub, runs, online)
+                yield hub
+            finally:
+                if hub.is_over:
+                    runs.cancel_absent()
+
+
+def _wait_for_sites(job: JobParameters, hub: Hub, runs: SiteRuns, online: list[str]) -> None:
+    """Waits until enough sites are attached; see `JobParameters.min_sites`."""
+    asked = hub.sites
+    needed = job.min_sites or len(asked if job.sites else online)
+    if hub.epoch > 1:  # a job that comes back goes on as soon as a round can reach its quorum
+        needed = min(needed, job.updates_needed(len(asked)))
+    deadline = hub.clock() + job.join_timeout_s
+    with hub.changed:
+        while len(hub.attached()) < needed:
+            hub.raise_if_stale()
+            lost = {site: reason for site in asked if (reason := hub.given_up(site))}
+            too_late = hub.clock() >= deadline
+            if too_late or len(asked) - len(lost) < needed:
+                missing = [site for site in asked if not hub.is_attached(site)]
+                reasons = "; ".join(f"{s}: {lost.get(s) or runs.why_absent(s)}" for s in missing)
+                waited = f" within {job.join_timeout_s:g} s" if too_late else ""
+                raise NotEnoughSites(
+                    f"{len(hub.attached())} of the {needed} sites that the job needs have joined"
+                    f"{waited}. Missing: {reasons}."
+                )
+            hub.changed.wait(max(0.0, min(deadline - hub.clock(), 1.0)))
+    get_run_logger().info("joined: %s", ", ".join(hub.attached()))
+
+
+class _Pulse:
+    """A thread that beats, learns of cancellation and of newer attempts, and minds absent sites."""
+
+    def __init__(self, client: SyncPrefectClient, run_id: UUID, hub: Hub, runs: SiteRuns) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._hub = hub
+        self._runs = runs
+        self._log = get_run_logger()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._stop.is_set():
+            beat += 1
+            try:
+                self._client.update_flow_run_labels(
+                    self._run_id, {BEAT: f"{self._hub.epoch}.{beat}", ROUND: self._hub.round}
+                )
+                self._obey()
+                self._runs.mind_absent()
+            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+                self._log.warning("Prefect's API does not answer the heartbeat: %s", error)
+            self._stop.wait(BEAT_S)
+
+    def _obey(self) -> None:
+        run = self._client.read_flow_run(self._run_id)
+        newest = int(run.labels.get(EPOCH, 0))  # type: ignore[arg-type]
+        if newest > self._hub.epoch:
+            self._hub.interrupt(
+                f"attempt {newest} of this job has taken over; attempt {self._hub.epoch} stops."
+            )
+        elif run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled()):
+            self._hub.end("cancelled", "the job was cancelled")
+            self._runs.cancel_absent()
+        elif run.state is not None and run.state.is_final():
+            self._hub.interrupt(f"the run was set to {run.state.name} from outside.")
+            self._hub.end("failed", f"the run was set to {run.state.name}")

@@ -1,0 +1,40 @@
+"""What many flows do with a model before the first round and after the last."""
+
+from prefect_federated.messages import SiteFailure, Tensor, Tensors, Update
+from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.snapshots import load_model
+
+
+def initial_model(fed: Federation, path: str | None = None) -> dict[str, Tensor]:
+    """Returns the model to begin with: a file's, or what the executor's "initialize" gives.
+
+    The sites are asked one after the other until one gives a model, so the server needs neither
+    the model's code nor its framework.
+
+    Args:
+        fed: The running federation.
+        path: A `.safetensors` file in Prefect's result storage.
+
+    Raises:
+        SnapshotCorrupt: `path` is not such a file.
+        QuorumNotReached: no site gave a model; the message has each site's reason.
+    """
+    if path is not None:
+        return load_model(path)
+    asked = fed.sites
+    for site in asked:
+        is_last = site == asked[-1]
+        replies = fed.broadcast("initialize", sites=[site], quorum=1 if is_last else 0)
+        for reply in replies:
+            if isinstance(reply, Update):
+                return dict(reply.tensors)
+    raise AssertionError("the last site's call either gave a model or raised")
+
+
+def evaluate(fed: Federation, model: Tensors) -> list[Update]:
+    """Asks all sites to evaluate a model and returns what they found; the job's table gets a row.
+
+    Sites whose executor has no "evaluate" count as failed in the table, and nothing else happens.
+    """
+    replies = fed.broadcast("evaluate", model, quorum=0)
+    return [reply for reply in replies if not isinstance(reply, SiteFailure)]

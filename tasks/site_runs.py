@@ -1,0 +1,180 @@
+"""The sites' flow runs of one job: choosing sites, dispatching, starting again, cancelling."""
+
+import json
+import threading
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPoolStatus
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.states import AwaitingRetry, Cancelled, Cancelling
+
+from prefect_federated.errors import ConfigurationError, NotEnoughSites
+from prefect_federated.tasks.labels import SITE_RUNS
+from prefect_federated.tasks.parameters import JobParameters
+from prefect_federated.transport.hub import Hub
+
+SITE_FLOW = "join"
+_STARTS_A_ROUND = 3  # a site whose process crashes so often in one round is given up
+_PAGE = 200
+
+
+def choose_sites(client: SyncPrefectClient, job: JobParameters) -> tuple[list[str], list[str]]:
+    """Returns the sites that the job asks, and those of them whose worker is online.
+
+    Raises:
+        ConfigurationError: the job names a site that the federation does not know.
+        NotEnoughSites: the job asks for more sites than there are.
+    """
+    known = _known_sites(client)
+    unknown = sorted(set(job.sites or ()) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"the job names the sites {', '.join(unknown)}, which this federation does not know. "
+            f"It knows: {', '.join(known) or 'none'}. A site is known once `prefect-federated site "
+            "start` has reached the server with its kit."
+        )
+    asked = list(dict.fromkeys(job.sites or known))
+    if len(asked) < (job.min_sites or 1):
+        raise NotEnoughSites(
+            f"the job asks for {job.min_sites or 1} sites; there are {len(asked)} "
+            f"({', '.join(asked) or 'none'}). Start more sites, or lower min_sites."
+        )
+    return asked, [site for site in asked if _is_online(client, site)]
+
+
+def _known_sites(client: SyncPrefectClient) -> list[str]:
+    names: list[str] = []
+    while True:
+        page = client.read_deployments(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[SITE_FLOW])),
+            limit=_PAGE,
+            offset=len(names),
+        )
+        names += [deployment.name for deployment in page]
+        if len(page) < _PAGE:
+            return sorted(names)
+
+
+def _is_online(client: SyncPrefectClient, site: str) -> bool:
+    try:
+        return client.read_work_pool(site).status == WorkPoolStatus.READY
+    except ObjectNotFound:
+        return False
+
+
+class SiteRuns:
+    """The flow run of each site for one job.
+
+    Args:
+        client: Prefect's client; calls may come from several threads.
+        run_id: The controller's flow run.
+        hub: The job's hub, which knows who is attached.
+        job: The job's parameters.
+    """
+
+    def __init__(
+        self, client: SyncPrefectClient, run_id: UUID, hub: Hub, job: JobParameters
+    ) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._hub = hub
+        self._job = job
+        self._log = get_run_logger()
+        self._lock = threading.Lock()
+        self._runs: dict[str, UUID] = {}
+        self._starts: dict[tuple[str, int], int] = {}
+
+    def dispatch(self, sites: list[str]) -> str:
+        """Creates a flow run in the pool of each site that has none yet; returns them as JSON.
+
+        A job that comes back finds the runs of its earlier attempt by its labels, and those that
+        were created just before it died by their idempotency key.
+        """
+        labels = self._client.read_flow_run(self._run_id).labels
+        earlier = json.loads(str(labels.get(SITE_RUNS, "{}")))
+        for site in sites:
+            run_id = earlier.get(site) or self._start(site)
+            with self._lock:
+                self._runs[site] = UUID(str(run_id))
+        return json.dumps({site: str(run_id) for site, run_id in self._runs.items()})
+
+    def _start(self, site: str) -> UUID:
+        flow_run = run_deployment(
+            f"{SITE_FLOW}/{site}",
+            parameters={
+                "job": str(self._run_id),
+                "executor": self._job.executor,
+                "config": self._job.config,
+                "seed": self._job.seed,
+            },
+            flow_run_name=f"{SITE_FLOW}/{site}",
+            idempotency_key=f"{self._run_id}-{site}",
+            timeout=0,
+            as_subflow=True,
+        )
+        return flow_run.id
+
+    def mind_absent(self) -> None:
+        """Looks at the runs of sites that are not attached: starts crashed ones again, gives up
+        those that cannot come back."""
+        if self._hub.is_over:
+            return
+        for site, run in self._absent_runs().items():
+            state = run.state
+            if state is None or not state.is_final() or self._hub.is_attached(site):
+                continue
+            if state.is_crashed() or state.is_completed():
+                self._start_again(site, run)
+            elif self._hub.given_up(site) is None:
+                reason = f"its run is {state.name}: {state.message or 'no reason given'}"
+                self._log.warning("site %s: %s", site, reason)
+                self._hub.give_up(site, reason)
+
+    def _start_again(self, site: str, run: FlowRun) -> None:
+        tried = self._starts.get((site, self._hub.round), 0)
+        message = run.state.message if run.state else ""
+        if tried >= _STARTS_A_ROUND:
+            if self._hub.given_up(site) is None:
+                self._hub.give_up(site, f"its process crashed {tried + 1} times: {message}")
+            return
+        self._starts[(site, self._hub.round)] = tried + 1
+        self._log.warning("site %s: its process ended (%s); starting it again", site, message)
+        self._client.set_flow_run_state(
+            run.id, AwaitingRetry(message="The site's process ended; it is started again."), force=True
+        )
+
+    def cancel_absent(self) -> None:
+        """Cancels the runs of sites that are not attached and so do not hear that the job is over."""
+        for run in self._absent_runs().values():
+            if run.state is None or run.state.is_final() or run.state.is_cancelling():
+                continue
+            waiting = run.state.type in (StateType.SCHEDULED, StateType.PENDING)
+            state = Cancelled if waiting else Cancelling
+            self._client.set_flow_run_state(run.id, state(message="The job is over."), force=True)
+
+    def why_absent(self, site: str) -> str:
+        """Returns, in a few words, why a site has not joined."""
+        run = self._client.read_flow_run(self._runs[site]) if site in self._runs else None
+        if run is None or run.state is None:
+            return "it was not dispatched"
+        if run.state.is_scheduled():
+            return "its worker has not picked the job up; is `prefect-federated site start` running?"
+        return f"its run is {run.state.name}: {run.state.message or 'it has not attached yet'}"
+
+    def _absent_runs(self) -> dict[str, FlowRun]:
+        with self._lock:
+            absent = {
+                run_id: site
+                for site, run_id in self._runs.items()
+                if not self._hub.is_attached(site)
+            }
+        if not absent:
+            return {}
+        found = self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(absent)))
+        )
+        return {absent[run.id]: run for run in found}
