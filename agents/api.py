@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from prefect_federated.agents.addresses import Address, bind
 from prefect_federated.agents.origins import OwnPagesOnly, certificate_names
 from prefect_federated.agents.peers import CertifiedOnly, PeerProtocol
+from prefect_federated.agents.processes import end_with_parent
 from prefect_federated.agents.registration import SiteRegistration
 from prefect_federated.errors import FederatedError
 from prefect_federated.kits import Role, StartupKit, load_kit
@@ -116,4 +117,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

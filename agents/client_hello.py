@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 MAX_CLIENT_HELLO_BYTES = 16 * 1024
 """A client that has sent this much without a whole ClientHello is not one of ours."""
+MAX_PIECES = 64
+"""Each piece that arrives makes the ClientHello be looked at anew; honest clients send a few."""
 
 _HANDSHAKE_RECORD = 22
 _CLIENT_HELLO = 1
@@ -77,22 +79,24 @@ async def read_client_hello(connection: socket.socket, timeout_s: float) -> byte
     """Returns the first bytes of a connection: a ClientHello, or what shows that it is none.
 
     Args:
-        connection: A connected non-blocking socket; nothing is read past what it sends at first.
+        connection: A connected non-blocking socket. All that was read is returned.
         timeout_s: Seconds that the client has for all of it.
 
     Raises:
         TimeoutError: the client was slower.
-        ConnectionError: the client closed the connection first.
+        ConnectionError: the client closed the connection first, or sends crumbs.
     """
     loop = asyncio.get_running_loop()
     received = b""
     async with asyncio.timeout(timeout_s):
-        while not is_decided(received):
+        for _ in range(MAX_PIECES):
             part = await loop.sock_recv(connection, MAX_CLIENT_HELLO_BYTES + 1 - len(received))
             if not part:
                 raise ConnectionResetError(f"closed after {len(received)} bytes")
             received += part
-    return received
+            if is_decided(received):
+                return received
+    raise ConnectionAbortedError(f"{len(received)} bytes in {MAX_PIECES} pieces")
 
 
 def _client_hello(received: bytes) -> bytes | None:

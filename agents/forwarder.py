@@ -21,7 +21,7 @@ from prefect_federated.kits import ServerAddress, StartupKit
 
 _PART_BYTES = 256 * 1024
 _REASON_TIMEOUT_S = 2.0
-_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 10.0
+_FIRST_DELAY_S, _LONGEST_DELAY_S, _DELAY_GROWTH = 0.5, 5.0, 1.5
 
 log = logging.getLogger("prefect_federated.forwarder")
 
@@ -123,7 +123,7 @@ class Forwarder:
                 self._note_success(server)
                 return server
             await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            delay_s = min(_DELAY_GROWTH * delay_s, _LONGEST_DELAY_S)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))

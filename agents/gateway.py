@@ -20,6 +20,7 @@ from pathlib import Path
 
 from prefect_federated.agents.addresses import Address, listen
 from prefect_federated.agents.client_hello import read_client_hello, server_name
+from prefect_federated.agents.processes import end_with_parent
 from prefect_federated.agents.relay import prepare, relay
 from prefect_federated.agents.routes import Routes
 from prefect_federated.errors import ConnectionFailed, FederatedError
@@ -61,6 +62,11 @@ class Gateway:
         self._waiting: dict[asyncio.Task[None], None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return Address(*self._listener.getsockname()[:2])
+
     async def serve(self) -> None:
         """Carries connections until it is cancelled; then closes all of them."""
         loop = asyncio.get_running_loop()
@@ -73,6 +79,7 @@ class Gateway:
                     await asyncio.sleep(_OUT_OF_DESCRIPTORS_PAUSE_S)
                     continue
                 self._start(client, f"{peer[0]}:{peer[1]}")
+                await asyncio.sleep(0)  # in a burst, what has arrived is read before the next
         finally:
             open_tasks = list(self._tasks)
             for task in open_tasks:
@@ -150,13 +157,13 @@ async def run(folder: Path, listen_on: Address, api: Address, hosts: Sequence[st
     _raise_descriptor_limit()
     routes = Routes(kit, api, hosts)
     with listen(listen_on) as listener:
-        gateway = asyncio.create_task(Gateway(listener, routes).serve())
+        gateway = Gateway(listener, routes)
+        serving = asyncio.create_task(gateway.serve())
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, gateway.cancel)
-        host, port = listener.getsockname()[:2]
-        log.info("listening on %s, API at %s", Address(host, port), api)
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        log.info("listening on %s, API at %s", gateway.address, api)
         try:
-            await gateway
+            await serving
         except asyncio.CancelledError:
             log.info("stopped")
         finally:
@@ -196,4 +203,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main())

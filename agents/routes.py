@@ -17,8 +17,8 @@ import httpx
 from prefect_federated.agents.addresses import Address
 from prefect_federated.errors import ConfigurationError, ConnectionFailed
 from prefect_federated.kits import StartupKit
+from prefect_federated.tasks.labels import ENDPOINT
 
-ENDPOINT_LABEL = "federated.endpoint"
 CACHE_S = 1.0
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 _CACHED_JOBS = 1024
@@ -93,13 +93,13 @@ class Routes:
                 f"job {job}: the API at {self._api} answered {response.status_code} to "
                 f"GET /api/flow_runs/{job}; its log says why"
             )
-        label = (response.json().get("labels") or {}).get(ENDPOINT_LABEL)
+        label = (response.json().get("labels") or {}).get(ENDPOINT)
         if not label:
             raise ConnectionFailed(f"job {job}: has no endpoint now; its controller is not running")
         try:
             address = Address.parse(str(label))
         except ConfigurationError as error:
-            raise ConnectionFailed(f"job {job}: label {ENDPOINT_LABEL}: {error}") from error
+            raise ConnectionFailed(f"job {job}: label {ENDPOINT}: {error}") from error
         if address.host not in self._hosts:
             raise ConnectionFailed(
                 f"job {job}: its endpoint {address} is not on a host that this gateway dials "

@@ -1,6 +1,7 @@
 """Updates in, global tensors out: arithmetic without I/O."""
 
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,15 +9,18 @@ from numpy.typing import NDArray
 from prefect_federated.errors import UpdateRejected
 from prefect_federated.messages import Reply, SiteFailure, Tensor, Update
 
+Sum: TypeAlias = "NDArray[np.float64] | NDArray[np.complex128]"
+
 _BLOCK = 1 << 18  # elements handled at once, so that temporaries stay in the processor's cache
 
 
 def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
     """Averages the sites' tensors, each weighted by its update's `weight`.
 
-    Reads each update once and keeps one float64 running sum, so memory does not grow with the
-    number of sites. Failures among the replies do not count. Integer tensors are rounded to the
-    nearest; every result has its tensor's own shape and dtype.
+    Reads each update once and keeps one float64 running sum (complex128 for complex tensors), so
+    memory does not grow with the number of sites. Failures among the replies do not count. Integer
+    tensors are rounded to the nearest, and are exact up to 2**53; every result has its tensor's own
+    shape and dtype.
 
     Raises:
         UpdateRejected: two sites disagree on names, shapes or dtypes; a weight is not above 0; or
@@ -25,7 +29,7 @@ def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
     Source: McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from
     Decentralized Data", Algorithm 1, last line of the server's loop.
     """
-    sums: dict[str, NDArray[np.float64]] = {}
+    sums: dict[str, Sum] = {}
     dtypes: dict[str, np.dtype[np.generic]] = {}
     total = 0.0
     for reply in replies:
@@ -37,11 +41,9 @@ def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
             )
         if total == 0:
             dtypes = {name: array.dtype for name, array in reply.tensors.items()}
-            sums = {name: np.zeros(array.shape) for name, array in reply.tensors.items()}
+            sums = {name: _zeros_like(array) for name, array in reply.tensors.items()}
         _check_alike(reply, sums, dtypes)
-        for name, array in reply.tensors.items():
-            for target, source in _blocks(sums[name], array):
-                target += np.multiply(source, reply.weight, dtype=np.float64)
+        _add(sums, reply)
         total += reply.weight
         del reply  # before the next one is received: it may hold as much memory as the model
     if total == 0:
@@ -49,8 +51,20 @@ def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
     return {name: _divided(sums.pop(name), total, dtypes[name]) for name in dtypes}
 
 
+def _zeros_like(array: Tensor) -> Sum:
+    if np.issubdtype(array.dtype, np.complexfloating):
+        return np.zeros(array.shape, np.complex128)
+    return np.zeros(array.shape, np.float64)
+
+
+def _add(sums: dict[str, Sum], update: Update) -> None:
+    for name, array in update.tensors.items():
+        for target, source in _blocks(sums[name], array):
+            np.add(target, np.multiply(source, update.weight, dtype=target.dtype), out=target)
+
+
 def _check_alike(
-    update: Update, sums: dict[str, NDArray[np.float64]], dtypes: dict[str, np.dtype[np.generic]]
+    update: Update, sums: dict[str, Sum], dtypes: dict[str, np.dtype[np.generic]]
 ) -> None:
     if update.tensors.keys() != sums.keys():
         odd = sorted(update.tensors.keys() ^ sums.keys())
@@ -60,16 +74,16 @@ def _check_alike(
     for name, array in update.tensors.items():
         if array.shape != sums[name].shape or array.dtype != dtypes[name]:
             raise UpdateRejected(
-                f"site {update.site!r}: tensor {name!r} is {array.dtype} {array.shape}, other sites "
-                f"sent {dtypes[name]} {sums[name].shape}."
+                f"site {update.site!r}: tensor {name!r} is {array.dtype} {array.shape}, other "
+                f"sites sent {dtypes[name]} {sums[name].shape}."
             )
 
 
-def _divided(total: NDArray[np.float64], weight: float, dtype: np.dtype[np.generic]) -> Tensor:
+def _divided(total: Sum, weight: float, dtype: np.dtype[np.generic]) -> Tensor:
     result: Tensor = np.empty(total.shape, dtype)
     whole = not np.issubdtype(dtype, np.inexact)
     for target, source in _blocks(result, total):
-        mean = source / weight
+        mean = np.divide(source, weight, dtype=total.dtype)
         target[...] = np.rint(mean) if whole else mean
     return result
 

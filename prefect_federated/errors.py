@@ -77,7 +77,7 @@ class QuorumNotReached(JobError):
 
 
 class UpdateRejected(JobError):
-    """A site's update does not fit the global model in names, shapes or dtypes, or is not finite."""
+    """A site's update does not fit the global model (names, shapes, dtypes), or is not finite."""
 
 
 class SnapshotCorrupt(JobError):

@@ -23,13 +23,13 @@ import inspect
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from prefect_federated.errors import ConfigurationError, ExecutorNotFound
+from prefect_federated.errors import ConfigurationError, ExecutorNotFound, JobEnded
 from prefect_federated.messages import JsonValue, Tensors, Update
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -37,6 +37,8 @@ TaskFunction = Callable[[Tensors, "Site"], Update]
 LoopFunction = Callable[[], None]
 
 _MARK = "__federated_executor__"
+
+_log = logging.getLogger("prefect_federated.site")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Site:
     config: Mapping[str, JsonValue] = field(default_factory=dict)
     seed: int = 0
     round: int = 0
-    log: logging.Logger = logging.getLogger("prefect_federated.site")
+    log: logging.Logger = _log
 
     def number(self, key: str, default: float) -> float:
         """Returns the number that the job's config gives for `key`.
@@ -129,7 +131,7 @@ def load_executor(path: str) -> LoadedExecutor:
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a __main__ guard may exit
         raise ExecutorNotFound(
             f"executor {path!r}: `import {module_name}` failed here with "
             f"{type(error).__name__}: {error}. Install its package at this site, or name its "
@@ -139,7 +141,7 @@ def load_executor(path: str) -> LoadedExecutor:
         found = {
             key: value
             for key, value in vars(module).items()
-            if getattr(value, _MARK, False) and _takes_parameters(value)
+            if _is_marked(value) and _takes_parameters(value)
         }
         if not found:
             raise ExecutorNotFound(
@@ -152,7 +154,7 @@ def load_executor(path: str) -> LoadedExecutor:
         raise ExecutorNotFound(f"executor {path!r}: module {module_name!r} has no {name!r}.")
     if hasattr(target, "federated_executors"):
         return LoadedExecutor(path, functions=dict(target.federated_executors()))
-    if not getattr(target, _MARK, False):
+    if not _is_marked(target):
         raise ExecutorNotFound(
             f"executor {path!r}: {name!r} is not marked with @executor, so it is not called."
         )
@@ -161,12 +163,20 @@ def load_executor(path: str) -> LoadedExecutor:
     return LoadedExecutor(path, loop=target)
 
 
+def _is_marked(value: object) -> bool:
+    return getattr(value, _MARK, None) is True  # a mock or a proxy has any attribute, but not True
+
+
 def _takes_parameters(function: Callable[..., object]) -> bool:
     return bool(inspect.signature(function).parameters)
 
 
 class Link(Protocol):
     """A site's side of the connection to a job's controller, as the transport gives it."""
+
+    def attach(self, kinds: Sequence[str]) -> None:
+        """Introduces the site to the controller, with the kinds of site task that it can do."""
+        ...
 
     def receive(self) -> "ReceivedTask":
         """Waits for the next site task.
@@ -196,42 +206,60 @@ class ReceivedTask:
     config: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
 class SiteTask:
     """One site task in the loop form: train from `model`, then call `reply`."""
 
-    kind: str
-    model: Tensors
-    site: Site
-    _received: ReceivedTask
-    _link: Link
+    def __init__(self, site: Site, received: ReceivedTask, link: Link) -> None:
+        self.site = site
+        self.is_answered = False
+        self._received = received
+        self._link = link
+
+    @property
+    def kind(self) -> str:
+        """The kind of site task, such as "train"."""
+        return self._received.kind
 
     @property
     def round(self) -> int:
         """The round, counted from 1."""
         return self._received.round
 
+    @property
+    def model(self) -> Tensors:
+        """The global model; its arrays are read-only."""
+        return self._received.model
+
     def reply(
         self, model: Tensors, *, weight: float = 1.0, metrics: Mapping[str, float] | None = None
     ) -> None:
         """Sends the trained tensors, their weight (examples) and metrics to the controller."""
         self._link.reply(self._received, Update(model, weight=weight, metrics=metrics or {}))
+        self.is_answered = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
     site: Site
     link: Link
+    end: JobEnded | None = None
 
 
 _running: ContextVar[_Running | None] = ContextVar("prefect_federated_site", default=None)
 
 
-def site_tasks() -> Iterator[SiteTask]:
+def site_tasks(
+    initial: Tensors | None = None, kinds: Sequence[str] = ("train",)
+) -> Iterator[SiteTask]:
     """Yields the site tasks of the running job, in an executor of the loop form.
 
     Ends when the job ends. A task that is left without a reply when the next one is asked for is
     reported as failed.
+
+    Args:
+        initial: The model's tensors before training, given to the controller when it asks for the
+            initial model.
+        kinds: Kinds of site task that the loop does; it can tell them apart by `task.kind`.
 
     Raises:
         ConfigurationError: called outside a job.
@@ -242,53 +270,25 @@ def site_tasks() -> Iterator[SiteTask]:
             "site_tasks() gives tasks only inside a job: name this function as the job's "
             "executor ('module:function') instead of running the script by hand."
         )
-    yield from _tasks_of(running.site, running.link)
-
-
-def _tasks_of(site: Site, link: Link) -> Iterator[SiteTask]:
-    from prefect_federated.errors import JobEnded
-
+    site, link = running.site, running.link
+    link.attach((*kinds, "initialize") if initial is not None else tuple(kinds))
     while True:
         try:
             received = link.receive()
         except JobEnded as end:
-            site.log.info("%s", end)
+            running.end = end
             return
-        replied = _ReplyOnce(link)
-        yield SiteTask(
-            kind=received.kind,
-            model=received.model,
-            site=task_site(site, received),
-            _received=received,
-            _link=replied,
-        )
-        if not replied.done:
+        if received.kind == "initialize":
+            link.reply(received, Update(initial or {}))
+            continue
+        task = SiteTask(task_site(site, received), received, link)
+        yield task
+        if not task.is_answered:
             link.fail(received, ConfigurationError("the executor's loop gave no reply"))
-
-
-class _ReplyOnce:
-    """Notes whether a task was answered."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self.done = False
-
-    def receive(self) -> ReceivedTask:
-        return self._link.receive()
-
-    def reply(self, task: ReceivedTask, update: Update) -> None:
-        self._link.reply(task, update)
-        self.done = True
-
-    def fail(self, task: ReceivedTask, error: BaseException) -> None:
-        self._link.fail(task, error)
-        self.done = True
 
 
 def task_site(site: Site, task: ReceivedTask) -> Site:
     """Returns the site as one task sees it: with its round and its config."""
-    from dataclasses import replace
-
     return replace(site, round=task.round, config={**site.config, **task.config})
 
 
@@ -319,15 +319,20 @@ def serve(loaded: LoadedExecutor, site: Site, link: Link) -> None:
     """Runs a job's site tasks until the job ends.
 
     Raises:
-        JobEnded: cancelled or failed; a job that completed returns.
+        JobEnded: always at the end; its `outcome` says how.
         Exception: what a loop raised.
     """
-    if loaded.loop is not None:
-        token = _running.set(_Running(site, link))
-        try:
-            loaded.loop()
-        finally:
-            _running.reset(token)
-        return
-    while True:
-        run_task(loaded, site, link, link.receive())
+    if loaded.loop is None:
+        link.attach(tuple(loaded.functions))
+        while True:
+            run_task(loaded, site, link, link.receive())
+    running = _Running(site, link)
+    token = _running.set(running)
+    try:
+        loaded.loop()
+    finally:
+        _running.reset(token)
+    raise running.end or ConfigurationError(
+        f"executor {loaded.path!r}: the loop returned before the job ended. Leave the loop over "
+        "site_tasks() only at its end."
+    )

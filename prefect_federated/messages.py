@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 Tensor: TypeAlias = NDArray[np.generic]
 Tensors: TypeAlias = Mapping[str, Tensor]
 """Named arrays; the order of the names is kept on the wire."""

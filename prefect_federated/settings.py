@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from prefect_federated.wire import Limits
+from prefect_federated.wire import DEFAULT_LIMITS, Limits
 
 
 class Settings(BaseSettings):
@@ -21,7 +21,9 @@ class Settings(BaseSettings):
         description="Address where job endpoints listen; the gateway must reach it.",
     )
     max_message_bytes: int = Field(
-        default=Limits.message_bytes, gt=0, description="Payload of one message at most, in bytes."
+        default=DEFAULT_LIMITS.message_bytes,
+        gt=0,
+        description="Payload of one message at most, in bytes.",
     )
 
     @property

@@ -7,7 +7,8 @@ The payload is the tensors' own memory, one after the other, then the blobs. Sen
 byte once (into the chunk that the transport takes), receiving once (from the chunk into place).
 Every length, dtype and shape is checked against `Limits` before anything is allocated.
 
-Source for the table's form and dtype names: safetensors format, https://github.com/huggingface/safetensors
+Source for the table's form and dtype names: the safetensors format,
+https://github.com/huggingface/safetensors
 """
 
 import json
@@ -65,6 +66,9 @@ class Limits:
     dimensions: int = 16
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """A tensor's dtype (safetensors' name) and shape."""
@@ -84,7 +88,9 @@ def specs_of(tensors: Tensors) -> dict[str, TensorSpec]:
     Raises:
         ProtocolError: a dtype that does not travel (object, string, datetime, ...).
     """
-    return {name: TensorSpec(_dtype_name(name, array), array.shape) for name, array in tensors.items()}
+    return {
+        name: TensorSpec(_dtype_name(name, array), array.shape) for name, array in tensors.items()
+    }
 
 
 def _dtype_name(name: str, array: Tensor) -> str:
@@ -164,7 +170,11 @@ def _memory_of(array: Tensor, dtype: np.dtype[np.generic]) -> memoryview:
     plain = array.astype(dtype, copy=False)
     if not plain.flags.c_contiguous:
         plain = plain.copy(order="C")
-    return memoryview(plain.reshape(-1).view(np.uint8))
+    return _bytes_of(plain)
+
+
+def _bytes_of(array: Tensor) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
 
 
 def control(kind: Frame, body: Mapping[str, object] | None = None) -> bytes:
@@ -196,7 +206,7 @@ def kind_of(frame: bytes) -> Frame:
         ) from None
 
 
-def body_of(frame: bytes, limits: Limits = Limits()) -> dict[str, JsonValue]:
+def body_of(frame: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, JsonValue]:
     """Returns the JSON body of a control or head frame.
 
     Raises:
@@ -205,7 +215,9 @@ def body_of(frame: bytes, limits: Limits = Limits()) -> dict[str, JsonValue]:
     if len(frame) > limits.head_bytes:
         raise ProtocolError(f"a head of {len(frame):,} bytes; the limit is {limits.head_bytes:,}.")
     try:
-        body = json.loads(frame[1:] or b"{}", parse_constant=_refuse_constant)
+        body = json.loads(
+            frame[1:] or b"{}", parse_float=_finite_float, parse_constant=_finite_float
+        )
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a frame's body is not JSON: {error}.") from error
     if not isinstance(body, dict):
@@ -213,8 +225,11 @@ def body_of(frame: bytes, limits: Limits = Limits()) -> dict[str, JsonValue]:
     return body
 
 
-def _refuse_constant(token: str) -> float:
-    raise ValueError(f"{token} is not a finite number")
+def _finite_float(token: str) -> float:
+    value = float(token)
+    if not math.isfinite(value):
+        raise ValueError(f"{token[:40]} is not a finite number")
+    return value
 
 
 @dataclass
@@ -254,7 +269,7 @@ class Incoming:
             except (ValueError, MemoryError) as error:
                 raise ProtocolError(f"tensor {name!r} of shape {spec.shape}: {error}.") from error
             self._tensors[name] = array
-            self._places.append(memoryview(array.reshape(-1).view(np.uint8)))
+            self._places.append(_bytes_of(array))
         for name, size in self.blob_sizes.items():
             self._blobs[name] = bytearray(size)
             self._places.append(memoryview(self._blobs[name]))
@@ -313,7 +328,7 @@ class Incoming:
         return Message(self.header, self._tensors, blobs)
 
 
-def begin(frame: bytes, limits: Limits = Limits()) -> Incoming:
+def begin(frame: bytes, limits: Limits = DEFAULT_LIMITS) -> Incoming:
     """Reads a message's head and checks all it claims against the limits; allocates nothing.
 
     Raises:

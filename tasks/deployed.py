@@ -107,6 +107,7 @@ def _opened(
             finally:
                 if hub.is_over:
                     runs.cancel_absent()
+        client.update_flow_run_labels(run_id, {BEAT: ""})  # silence from here on is no death
 
 
 def _wait_for_sites(job: JobParameters, hub: Hub, runs: SiteRuns, online: list[str]) -> None:

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from prefect.futures import PrefectFuture
 
-from prefect_federated.errors import QuorumNotReached
+from prefect_federated.errors import ConfigurationError, ExecutorNotFound, QuorumNotReached
 from prefect_federated.messages import JsonValue, Message, Reply, Tensors
 from prefect_federated.tasks.deployed import deployed
 from prefect_federated.tasks.parameters import JobParameters
-from prefect_federated.tasks.report import RoundReport, Reporter
+from prefect_federated.tasks.report import Reporter, RoundReport
 from prefect_federated.tasks.simulated import current_simulation, simulated
 from prefect_federated.tasks.site_tasks import observe
 from prefect_federated.transport.calls import Call, CallTerms
@@ -40,8 +41,11 @@ class Replies:
 
     def __iter__(self) -> Iterator[Reply]:
         """Yields the replies as they arrive."""
+        return self._read(iter(self._call))
+
+    def _read(self, replies: Iterator[Reply]) -> Iterator[Reply]:
         try:
-            yield from self._call
+            yield from replies
         finally:
             for observer in self._observers:
                 observer.wait()
@@ -60,6 +64,10 @@ class ReplyFuture:
         Raises:
             QuorumNotReached: too few sites answered.
         """
+        return list(self._collected)
+
+    @cached_property
+    def _collected(self) -> list[Reply]:
         return list(self.replies)
 
 
@@ -98,10 +106,24 @@ class Broadcast:
 
         Raises:
             QuorumNotReached: no site is connected.
+            ConfigurationError: a site that is not one of the job's.
+            ExecutorNotFound: the executor has no function for `kind`.
         """
         lost_after_s = self._job.lost_after_s
         asked = list(sites) if sites is not None else self._hub.reachable(lost_after_s)
-        if not asked:
+        unknown = sorted(set(asked) - set(self._hub.sites))
+        if unknown:
+            raise ConfigurationError(
+                f"{kind} was asked of the sites {', '.join(unknown)}, which do not take part in "
+                f"this job. Its sites are: {', '.join(self._hub.sites)}."
+            )
+        able = [site for site in asked if self._hub.can(site, kind)]
+        if asked and not able:
+            raise ExecutorNotFound(
+                f"executor {self._job.executor!r} does no site task {kind!r} at "
+                f"{', '.join(asked)}. Define `@executor def {kind}(model, site)` there."
+            )
+        if not able:
             raise QuorumNotReached(
                 f"round {round}, {kind}: no site is connected. Look at the sites' runs "
                 "(join/<site>) in the Prefect UI for why they left."
@@ -115,7 +137,7 @@ class Broadcast:
             expect=specs_of(model) if expected and model is not None else None,
         )
         message = Message({"config": dict(config or {})}, model or {})
-        call = self._hub.call(kind, message, asked, terms)
+        call = self._hub.call(kind, message, able, terms)
         return Replies(call, observe(call), self._reporter)
 
     def submit(self, kind: str, model: Tensors | None = None, **terms: object) -> ReplyFuture:
@@ -139,6 +161,10 @@ class Federation:
     def sites(self) -> list[str]:
         """The sites that are connected now."""
         return self.hub.attached()
+
+    def can(self, kind: str) -> bool:
+        """Whether the executor of a connected site does this kind of site task."""
+        return any(self.hub.can(site, kind) for site in self.hub.attached())
 
 
 _current: ContextVar[Federation] = ContextVar("prefect_federated_federation")
@@ -169,4 +195,5 @@ def federation(job: JobParameters) -> Iterator[Federation]:
         try:
             yield fed
         finally:
+            hub.close_calls("the job's flow ended without reading the answer")
             _current.reset(token)

@@ -1,5 +1,6 @@
 """What many flows do with a model before the first round and after the last."""
 
+from prefect_federated.errors import QuorumNotReached
 from prefect_federated.messages import SiteFailure, Tensor, Tensors, Update
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import load_model
@@ -21,20 +22,25 @@ def initial_model(fed: Federation, path: str | None = None) -> dict[str, Tensor]
     """
     if path is not None:
         return load_model(path)
-    asked = fed.sites
-    for site in asked:
-        is_last = site == asked[-1]
-        replies = fed.broadcast("initialize", sites=[site], quorum=1 if is_last else 0)
-        for reply in replies:
+    reasons: list[str] = []
+    for site in fed.sites:
+        for reply in fed.broadcast("initialize", sites=[site], quorum=0):
             if isinstance(reply, Update):
                 return dict(reply.tensors)
-    raise AssertionError("the last site's call either gave a model or raised")
+            reasons.append(f"{reply.site}: {reply.reason}")
+    raise QuorumNotReached(
+        "no site gave a model to begin with: "
+        f"{'; '.join(reasons) or 'none is connected'}. Correct the executor's `initialize`, or "
+        "name a .safetensors file as `initial_model`."
+    )
 
 
 def evaluate(fed: Federation, model: Tensors) -> list[Update]:
     """Asks all sites to evaluate a model and returns what they found; the job's table gets a row.
 
-    Sites whose executor has no "evaluate" count as failed in the table, and nothing else happens.
+    An executor without "evaluate" is not asked.
     """
+    if not fed.can("evaluate"):
+        return []
     replies = fed.broadcast("evaluate", model, quorum=0)
     return [reply for reply in replies if not isinstance(reply, SiteFailure)]

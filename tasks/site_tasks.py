@@ -4,6 +4,8 @@ The task runs observe a call; they do not carry it. So they cost a few milliseco
 fails shows as a Failed task run with its reason.
 """
 
+import logging
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -12,13 +14,8 @@ from prefect.states import Completed, Failed, State
 from prefect_federated.transport.calls import Call
 
 
-@task(
-    task_run_name="round {round} · {kind} · {site}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    log_prints=False,
-)
-def site_task(kind: str, round: int, site: str, call: Call) -> State[None]:
+@task(cache_policy=NO_CACHE, persist_result=False)
+def site_task(site: str, call: Call) -> State[None]:
     """Waits for one site's answer to one call; Failed, with the reason, if there is none."""
     report = call.wait_site(site)
     if report.reason is not None:
@@ -29,5 +26,24 @@ def site_task(kind: str, round: int, site: str, call: Call) -> State[None]:
 
 def observe(call: Call) -> list[PrefectFuture[object]]:
     """Starts a Prefect task run for each site of a call; each ends when its site has answered."""
-    named = site_task.with_options(name=call.kind)
-    return [named.submit(call.kind, call.terms.round, site, call) for site in call.sites]
+    when = f"round {call.terms.round} · " if call.terms.round else ""
+    return [
+        site_task.with_options(
+            name=call.kind, task_run_name=f"{when}{call.kind} · {site}"
+        ).submit(site, call)
+        for site in call.sites
+    ]
+
+
+class _QuietSuccess(logging.Filter):
+    """Drops the line that a site's Prefect task run is completed: the round has a line of its own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (
+            record.levelno == logging.INFO
+            and " · " in str(getattr(record, "task_run_name", ""))
+            and record.getMessage().startswith("Finished in state Completed")
+        )
+
+
+logging.getLogger("prefect.task_runs").addFilter(_QuietSuccess())

@@ -117,6 +117,18 @@ def load_model(path: str) -> dict[str, Tensor]:
     return _tensors(path, _read_bytes(path))
 
 
+def read_model(file: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a `.safetensors` file.
+
+    Raises:
+        SnapshotCorrupt: it cannot be read, or is not such a file.
+    """
+    try:
+        return _tensors(str(file), file.read_bytes())
+    except OSError as error:
+        raise SnapshotCorrupt(f"{file} cannot be read: {error}.") from error
+
+
 def publish(state: State) -> ModelRef:
     """Writes the job's model, links it in the Prefect UI, and returns where it is."""
     fed = current_federation()

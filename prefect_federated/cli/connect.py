@@ -54,15 +54,15 @@ async def _connect(folder: Path, port: int, command: Sequence[str]) -> int:
         if command:
             return await _run(command, forwarder.environment())
         logging.getLogger("prefect_federated").setLevel("INFO")
+        stopped = asyncio.Event()
+        for number in _STOPPING:
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         for name, value in forwarder.environment().items():
             print(f"export {name}={shlex.quote(value)}")
         print(
             "# Paste the lines above into another terminal. Ctrl-C here ends the connection.",
             flush=True,
         )
-        stopped = asyncio.Event()
-        for number in _STOPPING:
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
         await stopped.wait()
     return 0
 

@@ -152,10 +152,18 @@ class Call:
         self._arrived.append(reply)
 
     def make_room(self, site: str) -> bool:
-        """Waits, without the hub's lock, until an update may be received; False if too late."""
+        """Waits, without the hub's lock, until an update may be received; False if too late.
+
+        There is always room while the controller waits for another call: otherwise a site whose
+        update waits here could not answer that one.
+        """
         with self._hub.changed:
-            while site in self._waiting and not self._closed and self._room == 0:
+            self._hub.held_back += 1
+            while site in self._waiting and not self._closed and self._room <= 0:
+                if self._hub.awaited not in (None, self):
+                    break
                 self._hub.changed.wait()
+            self._hub.held_back -= 1
             if site not in self._waiting or self._closed:
                 return False
             self._room -= 1
@@ -208,6 +216,9 @@ class Call:
         if self._iterated:
             raise RuntimeError("the replies of a call can be read once; keep what you need.")
         self._iterated = True
+        return self._replies()
+
+    def _replies(self) -> Iterator[Reply]:
         try:
             while (reply := self._next()) is not None:
                 is_update = isinstance(reply, Update)
@@ -216,7 +227,7 @@ class Call:
                 if is_update:
                     self.free_room()
         finally:
-            self._close()
+            self.close("the call was closed before it answered")
         self._check_quorum()
 
     def wait_site(self, site: str) -> SiteReport:
@@ -239,7 +250,16 @@ class Call:
                 if overdue:
                     self._hub.close_call(self, overdue)
                 else:
-                    self._hub.changed.wait(next_look - now)
+                    self._wait(next_look - now)
+
+    def _wait(self, seconds: float) -> None:
+        self._hub.awaited = self
+        if self._hub.held_back:
+            self._hub.changed.notify_all()
+        try:
+            self._hub.changed.wait(seconds)
+        finally:
+            self._hub.awaited = None
 
     def _overdue(self, now: float) -> tuple[dict[str, str], float]:
         """Returns the waiting sites whose time is over, with reasons, and when to look again."""
@@ -259,11 +279,11 @@ class Call:
                     overdue[site] = f"no connection for {self.terms.lost_after_s:g} s"
         return overdue, next_look
 
-    def _close(self) -> None:
+    def close(self, reason: str) -> None:
+        """Ends the call: sites that have not answered count as failed, with this reason."""
         with self._hub.changed:
             self._closed = True
-            waiting = dict.fromkeys(self._waiting, "the call was closed before it answered")
-            self._hub.close_call(self, waiting)
+            self._hub.close_call(self, dict.fromkeys(self._waiting, reason))
             self._arrived.clear()
             self.message = Message({})
             self.task = Encoded(self.task.head, ())

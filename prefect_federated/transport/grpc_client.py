@@ -9,7 +9,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -60,13 +60,18 @@ class GrpcLink:
         self._tasks: queue.SimpleQueue[ReceivedTask | FederatedError] = queue.SimpleQueue()
         self._holding: dict[str, Encoded | None] = {}  # task id -> its update; None: at work on it
         self._epoch = 0
+        self._kinds: tuple[str, ...] = ()
         self._stream: _Stream | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep_attached, name="link", daemon=True)
 
     def __enter__(self) -> "GrpcLink":
-        self._thread.start()
         return self
+
+    def attach(self, kinds: Sequence[str]) -> None:
+        """Introduces the site to the controller, and keeps it attached from now on."""
+        self._kinds = tuple(kinds)
+        self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
@@ -74,7 +79,8 @@ class GrpcLink:
             stream = self._stream
         if stream is not None:
             stream.cancel()
-        self._thread.join(5)
+        if self._thread.is_alive():
+            self._thread.join(5)
 
     def receive(self) -> ReceivedTask:
         """Waits for the next site task that is still wanted.
@@ -157,6 +163,7 @@ class GrpcLink:
                 "job": self._job,
                 "epoch": self._epoch,
                 "holding": list(self._holding),
+                "kinds": list(self._kinds),
             }
         for frame in stream.frames(control(Frame.HELLO, hello)):
             kind = kind_of(frame)

@@ -158,18 +158,28 @@ class _Stream:
         if kind_of(frame) is not Frame.HELLO:
             raise ProtocolError("a stream must begin with a hello.")
         hello = body_of(frame, self.limits)
-        protocol, epoch, holding = (
-            hello.get("protocol"), hello.get("epoch"), hello.get("holding"),
-        )  # fmt: skip
-        if not (isinstance(protocol, int) and isinstance(epoch, int) and isinstance(holding, list)):
-            raise ProtocolError("a hello must name `protocol`, `epoch` and `holding`.")
+        protocol, epoch = hello.get("protocol"), hello.get("epoch")
+        holding, kinds = hello.get("holding"), hello.get("kinds")
+        if not (
+            isinstance(protocol, int)
+            and isinstance(epoch, int)
+            and isinstance(holding, list)
+            and isinstance(kinds, list)
+        ):
+            raise ProtocolError("a hello must name `protocol`, `epoch`, `holding` and `kinds`.")
         if hello.get("job") != self.hub.job:
             raise AttachRefused(
                 f"this is job {self.hub.job}, site {self.site!r} wants {hello.get('job')!r:.60}."
             )
-        holding_ids = tuple(str(task) for task in holding)
         return self.hub.attach(
-            Hello(self.site, protocol, epoch, holding_ids), self.outbox.put
+            Hello(
+                self.site,
+                tuple(str(kind) for kind in kinds),
+                protocol,
+                epoch,
+                tuple(str(task) for task in holding),
+            ),
+            self.outbox.put,
         )
 
     def outgoing(self, attachment: Attachment) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from prefect_federated.errors import AttachRefused, JobEnded, StaleController, UpdateRejected
 from prefect_federated.messages import JsonValue, Message
 from prefect_federated.transport.calls import Call, CallTerms, Offer
-from prefect_federated.transport.updates import update_of
+from prefect_federated.transport.updates import printable, update_of
 from prefect_federated.wire import PROTOCOL_VERSION, Encoded, Frame, encode
 
 
@@ -27,9 +27,11 @@ class Hello:
         protocol: Its protocol version.
         epoch: The highest epoch of this job that it has seen, 0 at first.
         holding: Ids of site tasks that it works on or whose update it keeps.
+        kinds: Kinds of site task that it can do.
     """
 
     site: str
+    kinds: tuple[str, ...]
     protocol: int = PROTOCOL_VERSION
     epoch: int = 0
     holding: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ class _Site:
     attachment: Attachment | None = None
     left_at: float | None = None
     given_up: str | None = None
+    kinds: tuple[str, ...] = ()
     open: dict[str, Call] = field(default_factory=dict)
 
 
@@ -113,6 +116,8 @@ class Hub:
         self.clock = clock
         self.changed = threading.Condition(threading.RLock())
         self._sites = {name: _Site() for name in sites}
+        self.awaited: Call | None = None  # the call whose next reply the controller waits for
+        self.held_back = 0  # updates that wait for room
         self._calls = 0
         self._ended: SendEnd | None = None
         self._stale: str | None = None
@@ -144,8 +149,8 @@ class Hub:
                 )
             if hello.epoch > self.epoch:
                 self._stale = (
-                    f"site {hello.site!r} has seen attempt {hello.epoch} of job {self.job}; this is "
-                    f"attempt {self.epoch}, which stops here."
+                    f"site {hello.site!r} has seen attempt {hello.epoch} of job {self.job}; this "
+                    f"is attempt {self.epoch}, which stops here."
                 )
                 self.changed.notify_all()
                 raise StaleController(self._stale)
@@ -155,7 +160,7 @@ class Hub:
                 site.attachment.send(SendEnd("replaced", "the site has attached again"))
             wanted = tuple(task for task in hello.holding if task in site.open)
             site.attachment = Attachment(hello.site, send, self.epoch, wanted)
-            site.left_at, site.given_up = None, None
+            site.left_at, site.given_up, site.kinds = None, None, hello.kinds
             for task, call in site.open.items():
                 if task not in wanted:
                     self._send_task(site.attachment, task, call)
@@ -179,7 +184,10 @@ class Hub:
         """
         site, task = attachment.site, str(offer.header.get("id"))
         if offer.header.get("error") is not None:
-            self.fail(site, task, str(offer.header["error"])[:500])
+            self.fail(site, task, printable(str(offer.header["error"])))
+            if not offer.is_complete:
+                offer.discard()
+                fill()
             attachment.send(SendAck(task))
             return
         with self.changed:
@@ -236,8 +244,9 @@ class Hub:
                 "epoch": self.epoch, "round": terms.round,
             }  # fmt: skip
             task = encode(Frame.TASK, Message(header, message.tensors, message.blobs))
-            call = Call(self, number, kind, task, Message(header, message.tensors), sites, terms)
-            for name in sites:
+            asked = tuple(dict.fromkeys(sites))
+            call = Call(self, number, kind, task, Message(header, message.tensors), asked, terms)
+            for name in asked:
                 site = self._sites[name]
                 site.open[number] = call
                 if site.attachment is not None:
@@ -264,13 +273,17 @@ class Hub:
                 )
             ]
 
+    def can(self, site: str, kind: str) -> bool:
+        """Whether the site has said that it can do this kind of site task."""
+        return kind in self._sites[site].kinds
+
     @property
     def is_over(self) -> bool:
         """Whether the sites have been told that the job is over."""
         return self._ended is not None
 
     def absent_since(self, site: str) -> float | None:
-        """Returns since when (clock) a site that was attached is not; None if it is or never was."""
+        """Returns since when (clock) a site has not been attached; None if it is or never was."""
         return self._sites[site].left_at
 
     def is_attached(self, site: str) -> bool:
@@ -282,7 +295,7 @@ class Hub:
         return self._sites[site].given_up
 
     def give_up(self, site: str, reason: str) -> None:
-        """Stops waiting for a site: its open tasks fail with this reason until it attaches again."""
+        """Stops waiting for a site until it attaches again: its open tasks fail for this reason."""
         with self.changed:
             self._sites[site].given_up = reason
             self.fail(site, None, reason)
@@ -298,6 +311,12 @@ class Hub:
                 if site.attachment is not None:
                     site.attachment.send(self._ended)
             self.changed.notify_all()
+
+    def close_calls(self, reason: str) -> None:
+        """Ends the calls that are still open, so that no site and no observer waits for them."""
+        with self.changed:
+            for call in {call for site in self._sites.values() for call in site.open.values()}:
+                call.close(reason)
 
     def interrupt(self, reason: str) -> None:
         """Makes every waiting call raise `StaleController`: a newer attempt has taken over."""

@@ -7,14 +7,22 @@ aggregators are those of a real federation.
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from prefect_federated.errors import JobEnded, ProtocolError
 from prefect_federated.executors import LoadedExecutor, ReceivedTask, Site, run_task, serve
 from prefect_federated.messages import JsonValue, Message, Tensor, Update
-from prefect_federated.transport.hub import Attachment, Hello, Hub, Outgoing, SendEnd, SendTask, Sink
+from prefect_federated.transport.hub import (
+    Attachment,
+    Hello,
+    Hub,
+    Outgoing,
+    SendEnd,
+    SendTask,
+    Sink,
+)
 from prefect_federated.transport.updates import failure_of, message_of
 from prefect_federated.wire import TensorSpec, specs_of
 
@@ -43,12 +51,12 @@ class InprocEndpoint:
 
     def __enter__(self) -> "InprocEndpoint":
         for site in self._sites.values():
-            link = _LoopLink(self._hub, self._turns) if self._executor.loop else _Link(self._hub)
-            if isinstance(link, _LoopLink):
-                link.attach(site.name, link.tasks.put)
-                self._start_loop(site, link)
+            if self._executor.loop is not None:
+                self._start_loop(site, _LoopLink(self._hub, site.name, self._turns))
             else:
-                link.attach(site.name, _Dispatch(self._pool, self._executor, site, link))
+                dispatch = _Dispatch(self._pool, self._executor, site, _Link(self._hub, site.name))
+                dispatch.link.sink = dispatch
+                dispatch.link.attach(tuple(self._executor.functions))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,12 +104,14 @@ class _Dispatch:
 class _Link:
     """A virtual site's link: hands updates to the hub."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, site: str) -> None:
         self.hub = hub
+        self.site = site
+        self.sink: Sink = lambda item: None
         self._attachment: Attachment | None = None
 
-    def attach(self, site: str, sink: Sink) -> None:
-        self._attachment = self.hub.attach(Hello(site), sink)
+    def attach(self, kinds: Sequence[str]) -> None:
+        self._attachment = self.hub.attach(Hello(self.site, tuple(kinds)), self.sink)
 
     def receive(self) -> ReceivedTask:
         raise JobEnded("over", "this site's tasks come one by one")
@@ -124,9 +134,10 @@ class _Link:
 class _LoopLink(_Link):
     """The link of a virtual site whose executor is a loop: it asks for its tasks."""
 
-    def __init__(self, hub: Hub, turns: threading.Semaphore) -> None:
-        super().__init__(hub)
+    def __init__(self, hub: Hub, site: str, turns: threading.Semaphore) -> None:
+        super().__init__(hub, site)
         self.tasks: queue.SimpleQueue[Outgoing] = queue.SimpleQueue()
+        self.sink = self.tasks.put
         self._turns = turns
         self._has_turn = False
 

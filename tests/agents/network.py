@@ -41,7 +41,7 @@ users:
 Found = TypeVar("Found")
 
 
-def eventually(find: Callable[[], Found], what: str) -> Found:
+def eventually(find: Callable[[], Found | None], what: str) -> Found:
     """Waits until `find()` returns something true, and returns that."""
     end = time.monotonic() + PATIENCE_S
     while not (found := find()):

@@ -1,4 +1,5 @@
 import asyncio
+import select
 import socket
 import ssl
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from prefect_federated.agents.client_hello import (
     MAX_CLIENT_HELLO_BYTES,
+    MAX_PIECES,
     is_decided,
     read_client_hello,
     server_name,
@@ -128,3 +130,19 @@ def test_a_silent_client_is_given_up() -> None:
 def test_a_client_that_leaves_is_given_up() -> None:
     with pytest.raises(ConnectionError, match="20 bytes"):
         read(HELLO[:20], then_close=True)
+
+
+def test_a_client_that_sends_crumbs_is_given_up() -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            reading = asyncio.create_task(read_client_hello(ours, timeout_s=30))
+            for position in range(MAX_PIECES):
+                theirs.sendall(HELLO[position : position + 1])
+                while select.select([ours], [], [], 0)[0]:
+                    await asyncio.sleep(0)
+            await reading
+
+    with pytest.raises(ConnectionError, match="64 bytes in 64 pieces"):
+        asyncio.run(run())

@@ -1,0 +1,107 @@
+"""Child processes of the agents: they end with their parent, and stop when they are told."""
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from prefect_federated.errors import ConfigurationError, FederatedError, KitError
+
+_PR_SET_PDEATHSIG = 1
+_ENDS_TOLERATED = 5
+_ENDS_IN_S = 60.0
+
+log = logging.getLogger("prefect_federated.processes")
+
+
+def end_with_parent() -> None:
+    """Makes this process receive SIGTERM when its parent dies, however the parent dies (Linux)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Child:
+    """A process of an agent that is started again when it ends by itself.
+
+    Args:
+        name: What it is called in the log.
+        arguments: Its command line.
+        environment: Its environment variables.
+    """
+
+    def __init__(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._arguments = list(arguments)
+        self._environment = dict(environment)
+        self._process: asyncio.subprocess.Process | None = None
+        self._ends: deque[float] = deque(maxlen=_ENDS_TOLERATED)
+
+    async def run(self) -> None:
+        """Keeps the process running; returns only by an error or by being cancelled.
+
+        Raises:
+            FederatedError: it ended again and again, or (exit status of a wrong configuration) at
+                once for a reason that a restart cannot mend; it has said why itself.
+        """
+        try:
+            while True:
+                status = await (await self._start()).wait()
+                self._ends.append(time.monotonic())
+                if status in (ConfigurationError.exit_code, KitError.exit_code):
+                    raise FederatedError(f"{self.name} cannot start; its own line above says why.")
+                if len(self._ends) == _ENDS_TOLERATED and self._ends[-1] - self._ends[0] < _ENDS_IN_S:
+                    raise FederatedError(
+                        f"{self.name} ended {_ENDS_TOLERATED} times within {_ENDS_IN_S:g} s, last "
+                        f"with exit status {status}; its log says why."
+                    )
+                log.warning("%s ended with exit status %s; starting it again", self.name, status)
+                await asyncio.sleep(0.5)
+        finally:
+            await asyncio.shield(self.stop())
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._arguments, env=self._environment, stdin=asyncio.subprocess.DEVNULL
+        )
+        return self._process
+
+    async def stop(self, patience_s: float = 15.0) -> None:
+        """Asks the process to end, and ends it if it does not within `patience_s` seconds."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), patience_s)
+        except TimeoutError:
+            log.warning("%s did not end within %g s; killing it", self.name, patience_s)
+            process.kill()
+            await process.wait()
+
+
+async def until_signal() -> None:
+    """Waits for SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+def log_to_stderr() -> None:
+    """Sends this project's log lines, and warnings of others, to standard error."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(asctime)s | %(levelname)-7s | %(name)s | %(message)s",
+    )
+    logging.getLogger("prefect_federated").setLevel(logging.INFO)

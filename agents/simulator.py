@@ -1,0 +1,140 @@
+"""A job on virtual sites in one process: the same flow, tasks, executors; another transport.
+
+Prefect's records go to the server that PREFECT_API_URL names, or to a temporary one.
+"""
+
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import Flow
+from prefect.settings import (
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    temporary_settings,
+)
+
+from prefect_federated.errors import ConfigurationError
+from prefect_federated.messages import JsonValue, Tensor
+from prefect_federated.tasks.simulated import Simulation, simulating
+from prefect_federated.tasks.snapshots import ModelRef, read_model
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What a simulated job gave.
+
+    Args:
+        model: The global model, name -> ndarray.
+        metrics: The job's table: one row a call to the sites.
+        path: The model's `.safetensors` file.
+        returned: What the flow returned.
+    """
+
+    model: Mapping[str, Tensor]
+    metrics: Sequence[Mapping[str, JsonValue]]
+    path: Path
+    returned: object
+
+
+def simulate(
+    flow: "str | Flow[..., object]" = "fedavg",
+    *,
+    sites: int | Sequence[str] | None = None,
+    threads: int | None = None,
+    data: Path | str | None = None,
+    code: Sequence[Path | str] = (),
+    output: Path | str | None = None,
+    parameters: Mapping[str, JsonValue] | None = None,
+) -> SimulationResult:
+    """Runs a job on virtual sites and returns its model and metrics.
+
+    Args:
+        flow: A built-in job's name, "module:flow", or a Prefect flow.
+        sites: Number of virtual sites (named site-1, site-2, ...), or their names; if None, the
+            sub-folders of `data`, or else 2.
+        threads: Site tasks that run at the same time; the number of processors if None.
+        data: Folder with one sub-folder of data a site.
+        code: Folders to import executors from, beside what is installed.
+        output: Folder for the model and snapshots; a new temporary one if None.
+        parameters: The flow's parameters.
+
+    Raises:
+        ConfigurationError: no such flow, or parameters that do not fit it.
+        JobError: the job could not go on.
+
+    >>> result = simulate("fedavg", sites=2, parameters={"executor": "mine"})  # doctest: +SKIP
+    """
+    for folder in code:
+        if not Path(folder).is_dir():
+            raise ConfigurationError(f"--code {folder} is not a folder.")
+        sys.path.insert(0, str(Path(folder).resolve()))
+    found = load_flow(flow) if isinstance(flow, str) else flow
+    target = Path(output or tempfile.mkdtemp(prefix="prefect-federated-"))
+    simulation = Simulation(
+        sites=_site_names(sites, Path(data) if data is not None else None),
+        threads=threads or os.cpu_count() or 1,
+        data=Path(data or target / "data"),
+        state=target / "state",
+    )
+    with _settings(target), simulating(simulation):
+        returned = found.with_options(retries=0)(**dict(parameters or {}))
+    if not isinstance(returned, ModelRef):
+        return SimulationResult({}, [], target, returned)
+    return SimulationResult(
+        read_model(Path(returned.path)), returned.history, Path(returned.path), returned
+    )
+
+
+def load_flow(name: str) -> "Flow[..., object]":
+    """Returns a built-in flow by its name, or the one at "module:flow".
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not attribute:
+        module_name, attribute = f"prefect_federated.flows.{name}", name
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"there is no flow {name!r} ({error}). Name a built-in job, such as 'fedavg', or your "
+            "own as 'module:flow'."
+        ) from error
+    if not isinstance(found, Flow):
+        raise ConfigurationError(f"{name!r} is not a Prefect flow.")
+    return found
+
+
+def _site_names(sites: int | Sequence[str] | None, data: Path | None) -> tuple[str, ...]:
+    folders = (
+        sorted(entry.name for entry in data.iterdir() if entry.is_dir())
+        if data is not None and data.is_dir()
+        else []
+    )
+    if sites is None:
+        return tuple(folders) or ("site-1", "site-2")
+    if not isinstance(sites, int):
+        return tuple(sites)
+    if sites < 1:
+        raise ConfigurationError(f"a simulation needs at least 1 site, not {sites}.")
+    return tuple(folders) if len(folders) == sites else tuple(
+        f"site-{number}" for number in range(1, sites + 1)
+    )
+
+
+@contextmanager
+def _settings(target: Path) -> Iterator[None]:
+    with temporary_settings(
+        {
+            PREFECT_LOCAL_STORAGE_PATH: target.resolve(),
+            PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        }
+    ):
+        yield

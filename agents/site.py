@@ -1,0 +1,80 @@
+"""The site agent: the forwarder and the site's Prefect worker."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect_federated.agents.forwarder import Forwarder
+from prefect_federated.agents.processes import Child, until_signal
+from prefect_federated.agents.server import state_folder
+from prefect_federated.errors import ConfigurationError
+from prefect_federated.kits import Role, StartupKit, load_kit
+
+log = logging.getLogger("prefect_federated.site")
+
+
+async def serve(
+    folder: Path,
+    data: Path | None = None,
+    state: Path | None = None,
+    code: Sequence[Path] = (),
+) -> None:
+    """Runs a site until SIGTERM or SIGINT; waits for a server that is not there yet.
+
+    Args:
+        folder: The site's startup kit.
+        data: Folder of the site's own data, handed to executors as `site.data`; the state folder's
+            `data` if None.
+        state: Folder for what the site keeps of jobs; see `state_folder`.
+        code: Folders to import executors from, beside what is installed.
+
+    Raises:
+        KitError: the kit is not a site's, or the server does not accept it.
+        ConfigurationError: a folder does not exist.
+    """
+    kit = load_kit(folder, role=Role.SITE)
+    state = (state or state_folder(kit)).resolve()
+    for path in [*code, *([data] if data is not None else [])]:
+        if not path.is_dir():
+            raise ConfigurationError(f"{path} is not a folder; name one that exists.")
+    data = (data or state / "data").resolve()
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = kit.identity.name
+    async with Forwarder(kit) as forwarder:
+        stop = asyncio.create_task(until_signal())
+        reach = asyncio.create_task(forwarder.wait_until_reachable())
+        await asyncio.wait([stop, reach], return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            reach.cancel()
+            return
+        log.info("site %s: joined federation %s at %s", name, kit.federation, reach.result())
+        environment = {**_environment(kit, data, state, code), **forwarder.environment()}
+        command = [sys.executable, "-m", "prefect_federated.agents.site_worker", name]
+        worker = asyncio.create_task(Child("worker", command, environment).run())
+        await asyncio.wait([stop, worker], return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            worker.result()
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        log.info("site %s: stopped", name)
+
+
+def _environment(
+    kit: StartupKit, data: Path, state: Path, code: Sequence[Path]
+) -> dict[str, str]:
+    """Returns the environment of the site's processes; what an operator has set stays."""
+    paths = [str(folder.resolve()) for folder in code]
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        "PREFECT_HOME": str(state / "prefect"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])]),
+        "PREFECT_FEDERATED_KIT": str(kit.folder.resolve()),
+        "PREFECT_FEDERATED_DATA": str(data),
+        "PREFECT_FEDERATED_STATE": str(state),
+    }

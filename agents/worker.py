@@ -1,0 +1,165 @@
+"""The two Prefect workers of a federation: a site's, and the server's, which runs controllers.
+
+Both report a crash once (Prefect's own process worker does it twice, and the second report would
+overwrite a restart), and neither gives up when the API is away for a while.
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import anyio
+import anyio.abc
+import httpx
+import psutil
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import Flow, FlowRun, StateType, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Crashed
+from prefect.workers.process import (
+    ProcessJobConfiguration,
+    ProcessWorker,
+    ProcessWorkerResult,
+)
+
+Result = TypeVar("Result")
+
+_BACKOFF_S = (1.0, 2.0, 3.0, 5.0)
+
+log = logging.getLogger("prefect_federated.worker")
+
+
+class _PatientWorker(ProcessWorker):
+    """A process worker that reports a crash once and waits for an API that is away."""
+
+    type = "federated-base"
+    _failures = 0
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: ProcessJobConfiguration,
+        task_status: anyio.abc.TaskStatus[int] | None = None,
+    ) -> ProcessWorkerResult:
+        """Runs a flow run's process to its end; a crash has been reported when this returns."""
+        result = await super().run(flow_run, configuration, task_status)
+        return ProcessWorkerResult(status_code=0, identifier=result.identifier)
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Polls for flow runs; an API that is away is waited for."""
+        found = await self._patiently(super().get_and_submit_flow_runs)
+        return found or []
+
+    async def sync_with_backend(self) -> None:
+        """Sends the worker's heartbeat; an API that is away is waited for."""
+        await self._patiently(super().sync_with_backend)
+
+    async def _patiently(self, work: Callable[[], Awaitable[Result]]) -> Result | None:
+        try:
+            result = await work()
+        except (httpx.TransportError, httpx.HTTPStatusError, PrefectHTTPStatusError) as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                raise
+            self._failures += 1
+            if self._failures == 2:
+                log.warning("the server does not answer (%s); waiting for it", error)
+            await anyio.sleep(_BACKOFF_S[min(self._failures, len(_BACKOFF_S)) - 1])
+            return None
+        if self._failures >= 2:
+            log.info("the server answers again")
+        self._failures = 0
+        return result
+
+
+class ControllerWorker(_PatientWorker):
+    """The server's worker, on the pool `federation`: one process a job, the controller."""
+
+    type = "federated-controller"
+    _display_name = "Federated controller"
+    _description = "Runs the controllers of federated jobs, on the federation's server."
+
+
+class SiteConfiguration(ProcessJobConfiguration):
+    """How a site runs a job: its own command in its own environment, whatever the server says."""
+
+    def prepare_for_flow_run(
+        self,
+        flow_run: FlowRun,
+        deployment: DeploymentResponse | None = None,
+        flow: Flow | None = None,
+        work_pool: WorkPool | None = None,
+        worker_name: str | None = None,
+        worker_id: UUID | None = None,
+    ) -> None:
+        """Drops command, environment and folder that came with the run, and sets the site's."""
+        self.env, self.command, self.working_dir = {}, None, None
+        super().prepare_for_flow_run(
+            flow_run, deployment, flow, work_pool, worker_name, worker_id=worker_id
+        )
+        self.command = shlex.join([sys.executable, "-m", "prefect_federated.agents.site_process"])
+        self._command_configured = True
+
+
+class FederatedSiteWorker(_PatientWorker):
+    """A site's worker: one process a job, which runs the site's own flow and nothing else.
+
+    Commands, environment variables, folders, pull steps and entrypoints that come with a flow run
+    are not used: in Prefect they are code execution by whoever can create a flow run.
+    """
+
+    type = "federated-site"
+    job_configuration = SiteConfiguration
+    _display_name = "Federated site"
+    _description = "Runs a site's part of federated jobs, where the site's data is."
+
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        """Returns a template without variables: nothing about a site's process is set from outside."""
+        return {
+            "job_configuration": {"stream_output": True},
+            "variables": {"type": "object", "properties": {}},
+        }
+
+    async def _initialize_after_sync(self) -> None:
+        first_time = not self._has_successfully_synced
+        await super()._initialize_after_sync()
+        if first_time and self._has_successfully_synced:
+            await self._report_orphans()
+
+    async def _report_orphans(self) -> None:
+        """Reports the runs of an earlier worker of this site whose processes are gone."""
+        pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
+        types = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+        runs = await self.client.read_flow_runs(
+            work_pool_filter=pool,
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=types)),
+        )
+        for run in runs:
+            if run.id in self._submitting_flow_run_ids or is_alive_here(run):
+                continue
+            message = "The site's agent was restarted, and the process is gone."
+            log.warning("flow run %s: %s", run.name, message)
+            await self.client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+
+def is_alive_here(run: FlowRun) -> bool:
+    """Whether the run's process still runs on this machine."""
+    pid = (run.infrastructure_pid or "").rpartition(":")[2]
+    if not pid.isdigit():
+        return False
+    try:
+        environment = psutil.Process(int(pid)).environ()
+    except psutil.Error:
+        return False
+    return environment.get("PREFECT__FLOW_RUN_ID") == str(run.id) and int(pid) != os.getpid()

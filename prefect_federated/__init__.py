@@ -1,0 +1,34 @@
+"""Federated learning whose engine is Prefect 3.
+
+What executors are written with needs no Prefect; what runs jobs is imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from prefect_federated.errors import FederatedError
+from prefect_federated.executors import Site, SiteTask, executor, site_tasks
+from prefect_federated.messages import SiteFailure, Tensors, Update
+
+if TYPE_CHECKING:
+    from prefect_federated.agents.simulator import SimulationResult, simulate
+
+__all__ = [
+    "FederatedError",
+    "SimulationResult",
+    "Site",
+    "SiteFailure",
+    "SiteTask",
+    "Tensors",
+    "Update",
+    "executor",
+    "simulate",
+    "site_tasks",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("simulate", "SimulationResult"):
+        from prefect_federated.agents import simulator
+
+        return getattr(simulator, name)
+    raise AttributeError(f"module 'prefect_federated' has no attribute {name!r}")
