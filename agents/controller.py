@@ -8,18 +8,19 @@ import contextlib
 import logging
 import shlex
 import sys
+from typing import Any
 
 from prefect import Flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.deployments.runner import EntrypointType
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.types.entrypoint import EntrypointType
 
 from prefect_federated.agents.overseer import CONTROLLER_POOL, Overseer
 from prefect_federated.agents.processes import end_with_parent, log_to_stderr, until_signal
 from prefect_federated.agents.worker import ControllerWorker
 from prefect_federated.flows.fedavg import fedavg
 
-BUILT_IN: tuple["Flow[..., object]", ...] = (fedavg,)
+BUILT_IN: "tuple[Flow[..., Any], ...]" = (fedavg,)
 
 log = logging.getLogger("prefect_federated.controller")
 

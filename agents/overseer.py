@@ -1,7 +1,7 @@
 """Failover: looks again and again at every job that should be running, and mends what is not so.
 
-A level-triggered reconciler. It needs no event to arrive: whatever state it finds, it moves each job
-one step towards what should be, with its own clock. It never decides who is right between two
+A level-triggered reconciler. It needs no event to arrive: whatever state it finds, it moves each
+job one step towards what should be, with its own clock. It never decides who is right between two
 attempts of a job: epochs do that (`tasks.deployed`).
 """
 

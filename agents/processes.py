@@ -16,6 +16,12 @@ _PR_SET_PDEATHSIG = 1
 _ENDS_TOLERATED = 5
 _ENDS_IN_S = 60.0
 
+LEAN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
+"""Environment in which glibc gives a tensor's memory back to the system as soon as it is freed.
+
+Its own rule would keep it after the first round: measured, 300 MB more for a model of 100 MB.
+"""
+
 log = logging.getLogger("prefect_federated.processes")
 
 
@@ -58,7 +64,10 @@ class Child:
                 self._ends.append(time.monotonic())
                 if status in (ConfigurationError.exit_code, KitError.exit_code):
                     raise FederatedError(f"{self.name} cannot start; its own line above says why.")
-                if len(self._ends) == _ENDS_TOLERATED and self._ends[-1] - self._ends[0] < _ENDS_IN_S:
+                if (
+                    len(self._ends) == _ENDS_TOLERATED
+                    and self._ends[-1] - self._ends[0] < _ENDS_IN_S
+                ):
                     raise FederatedError(
                         f"{self.name} ended {_ENDS_TOLERATED} times within {_ENDS_IN_S:g} s, last "
                         f"with exit status {status}; its log says why."

@@ -4,7 +4,6 @@ Everything is under one folder: the federation file, CA and kits, states, logs, 
 which says what was started. It is the step between the simulator and real machines.
 """
 
-import json
 import os
 import secrets
 import shutil
@@ -142,9 +141,7 @@ class Sandbox:
             ],
         )  # fmt: skip
 
-    def start_site(
-        self, name: str, data: Path | None = None, code: Sequence[Path] = ()
-    ) -> None:
+    def start_site(self, name: str, data: Path | None = None, code: Sequence[Path] = ()) -> None:
         """Starts a site's agent; `data` is the folder that holds the sites' folders of data."""
         arguments = [
             "site", "start", "--kit", str(self.kit_folder(name)), "--state", str(self.state(name)),

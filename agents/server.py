@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import httpx
 
 from prefect_federated.agents.addresses import Address, bind
 from prefect_federated.agents.forwarder import Forwarder
-from prefect_federated.agents.processes import Child, until_signal
+from prefect_federated.agents.processes import LEAN_MEMORY, Child, until_signal
 from prefect_federated.kits import Role, ServerAddress, StartupKit, load_kit
 
 _START_S = 120.0
@@ -57,7 +58,9 @@ async def serve(folder: Path, state: Path | None = None, listen: str | None = No
             ],
             environment,
         )  # fmt: skip
-        controller_child = Child("controller", [*module, "prefect_federated.agents.controller"], own)
+        controller_child = Child(
+            "controller", [*module, "prefect_federated.agents.controller"], own
+        )
         stop = asyncio.create_task(until_signal())
         running: list[asyncio.Task[None]] = []
         try:
@@ -86,7 +89,7 @@ def state_folder(kit: StartupKit) -> Path:
 
 
 async def _first(
-    stop: asyncio.Task[None], running: list[asyncio.Task[None]], work: "asyncio._CoroutineLike[object]"
+    stop: asyncio.Task[None], running: list[asyncio.Task[None]], work: Awaitable[object]
 ) -> None:
     """Waits for some work, or for the signal to stop; a part that fails raises its error."""
     doing = asyncio.ensure_future(work)
@@ -125,10 +128,12 @@ def _environment(kit: StartupKit, state: Path) -> dict[str, str]:
     defaults = {
         "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_LOCAL_STORAGE_PATH": str(state / "results"),
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # never pickle
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": os.environ.get(
             "PREFECT_API_DATABASE_CONNECTION_URL", database
         ),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **LEAN_MEMORY,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
@@ -140,5 +145,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefect import Flow
+from prefect.exceptions import ParameterBindError, ParameterTypeError
 from prefect.settings import (
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     temporary_settings,
 )
+from prefect.utilities.callables import get_call_parameters
 
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.messages import JsonValue, Tensor
@@ -83,7 +86,7 @@ def simulate(
         state=target / "state",
     )
     with _settings(target), simulating(simulation):
-        returned = found.with_options(retries=0)(**dict(parameters or {}))
+        returned = found.with_options(retries=0)(**_fitting(found, parameters or {}))
     if not isinstance(returned, ModelRef):
         return SimulationResult({}, [], target, returned)
     return SimulationResult(
@@ -112,6 +115,21 @@ def load_flow(name: str) -> "Flow[..., object]":
     return found
 
 
+def _fitting(flow: "Flow[..., object]", parameters: Mapping[str, JsonValue]) -> dict[str, Any]:
+    """Returns the flow's parameters as the flow's types have them.
+
+    Raises:
+        ConfigurationError: one is missing, unknown or out of its range.
+    """
+    try:
+        bound = get_call_parameters(flow.fn, (), dict(parameters), apply_defaults=False)
+        return flow.validate_parameters(bound)
+    except (ParameterBindError, ParameterTypeError) as error:
+        raise ConfigurationError(
+            f"the parameters do not fit the flow {flow.name!r}: {error}"
+        ) from error
+
+
 def _site_names(sites: int | Sequence[str] | None, data: Path | None) -> tuple[str, ...]:
     folders = (
         sorted(entry.name for entry in data.iterdir() if entry.is_dir())
@@ -124,8 +142,10 @@ def _site_names(sites: int | Sequence[str] | None, data: Path | None) -> tuple[s
         return tuple(sites)
     if sites < 1:
         raise ConfigurationError(f"a simulation needs at least 1 site, not {sites}.")
-    return tuple(folders) if len(folders) == sites else tuple(
-        f"site-{number}" for number in range(1, sites + 1)
+    return (
+        tuple(folders)
+        if len(folders) == sites
+        else tuple(f"site-{number}" for number in range(1, sites + 1))
     )
 
 

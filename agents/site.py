@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect_federated.agents.forwarder import Forwarder
-from prefect_federated.agents.processes import Child, until_signal
+from prefect_federated.agents.processes import LEAN_MEMORY, Child, until_signal
 from prefect_federated.agents.server import state_folder
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.kits import Role, StartupKit, load_kit
@@ -62,15 +62,14 @@ async def serve(
         log.info("site %s: stopped", name)
 
 
-def _environment(
-    kit: StartupKit, data: Path, state: Path, code: Sequence[Path]
-) -> dict[str, str]:
+def _environment(kit: StartupKit, data: Path, state: Path, code: Sequence[Path]) -> dict[str, str]:
     """Returns the environment of the site's processes; what an operator has set stays."""
     paths = [str(folder.resolve()) for folder in code]
     inherited = os.environ.get("PYTHONPATH")
     return {
         "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        **LEAN_MEMORY,
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])]),

@@ -4,7 +4,8 @@ import logging
 from typing import Any
 
 from prefect import flow
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Failed
 
 from prefect_federated.errors import ConfigurationError, FederatedError, JobEnded
 from prefect_federated.executors import Site, load_executor, serve, site_seed
@@ -16,7 +17,9 @@ log = logging.getLogger("prefect_federated.site")
 
 
 @flow(name="join", persist_result=False)
-def join(job: str, executor: str, config: dict[str, Any] | None = None, seed: int = 0) -> State[None]:
+def join(
+    job: str, executor: str, config: dict[str, Any] | None = None, seed: int = 0
+) -> State[None]:
     """Takes part in a job until it ends.
 
     The run's state says how it ended; an executor's traceback stays in the site's own log.

@@ -9,7 +9,6 @@ from uuid import UUID
 from prefect._internal.control_listener import configure_from_env
 from prefect.engine import handle_engine_signals
 from prefect.flow_engine import load_flow_run, run_flow
-from prefect.logging.loggers import flow_run_logger
 
 from prefect_federated.agents.processes import end_with_parent, log_to_stderr
 from prefect_federated.agents.site_flow import join
@@ -23,7 +22,7 @@ def main() -> None:
     configure_from_env()  # the worker's line to this process, by which it cancels
     with handle_engine_signals(run_id):
         flow_run = load_flow_run(flow_run_id=run_id)
-        run_flow(join, flow_run=flow_run, error_logger=flow_run_logger(flow_run=flow_run))
+        run_flow(join, flow_run=flow_run)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ class FederatedSiteWorker(_PatientWorker):
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
-        """Returns a template without variables: nothing about a site's process is set from outside."""
+        """Returns a template without variables: nothing at a site is set from outside."""
         return {
             "job_configuration": {"stream_output": True},
             "variables": {"type": "object", "properties": {}},

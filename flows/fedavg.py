@@ -20,8 +20,8 @@ class FedAvgJob(JobParameters):
     rounds: int = Field(default=10, ge=1, le=1_000_000, description="Rounds to train.")
     initial_model: str | None = Field(
         default=None,
-        description="Path of a .safetensors file in the result storage to begin with; the executor's "
-        "'initialize' at one site if empty.",
+        description="Path of a .safetensors file in the result storage to begin with; the "
+        "executor's 'initialize' at one site if empty.",
     )
 
 

@@ -309,9 +309,7 @@ def run_task(loaded: LoadedExecutor, site: Site, link: Link, task: ReceivedTask)
         site.log.exception("site task %s of round %d failed", task.kind, task.round)
         link.fail(task, error)
         return
-    site.log.info(
-        "round %d: %s took %.2f s", task.round, task.kind, time.monotonic() - started
-    )
+    site.log.info("round %d: %s took %.2f s", task.round, task.kind, time.monotonic() - started)
     link.reply(task, update)
 
 

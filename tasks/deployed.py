@@ -1,8 +1,8 @@
 """A real federation for one job: its endpoint, its sites' runs, its heartbeat, its end.
 
 The controller's flow run at Prefect carries what others need to know as labels: the endpoint (for
-the gateways), the epoch, the beat and the round (for the overseer), the sites' runs (for itself, when
-it comes back).
+the gateways), the epoch, the beat and the round (for the overseer), the sites' runs (for itself,
+when it comes back).
 """
 
 import threading
@@ -42,7 +42,8 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise ConfigurationError("a federation can be opened only inside a Prefect flow run.")
-    run_id, retries = context.flow_run.id, context.flow.retries or 0
+    run_id = context.flow_run.id
+    retries = (context.flow.retries if context.flow else 0) or 0
     with get_client(sync_client=True) as client:
         epoch = _claim_epoch(client, run_id)
         try:
@@ -78,7 +79,7 @@ def _is_final(error: Exception) -> bool:
 def _claim_epoch(client: SyncPrefectClient, run_id: UUID) -> int:
     """Returns this attempt's number, larger than that of any attempt before, and publishes it."""
     run = client.read_flow_run(run_id)
-    epoch = max(run.run_count, int(run.labels.get(EPOCH, 0)) + 1)  # type: ignore[arg-type]
+    epoch = max(run.run_count, int(run.labels.get(EPOCH, 0)) + 1)
     client.update_flow_run_labels(run_id, {EPOCH: epoch})
     return epoch
 
@@ -169,7 +170,7 @@ class _Pulse:
 
     def _obey(self) -> None:
         run = self._client.read_flow_run(self._run_id)
-        newest = int(run.labels.get(EPOCH, 0))  # type: ignore[arg-type]
+        newest = int(run.labels.get(EPOCH, 0))
         if newest > self._hub.epoch:
             self._hub.interrupt(
                 f"attempt {newest} of this job has taken over; attempt {self._hub.epoch} stops."

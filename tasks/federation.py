@@ -7,12 +7,14 @@
 The same code serves a real federation and the simulator: `federation` finds out which.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 
 from prefect_federated.errors import ConfigurationError, ExecutorNotFound, QuorumNotReached
@@ -34,10 +36,13 @@ class Replies:
     end of the reading raises `QuorumNotReached` when too few sites answered.
     """
 
-    def __init__(self, call: Call, observers: Sequence[PrefectFuture[object]], reporter: Reporter):
+    def __init__(
+        self, call: Call, observers: Sequence[PrefectFuture[State[None]]], reporter: Reporter
+    ) -> None:
         self._call = call
         self._observers = observers
         self._reporter = reporter
+        self._began_at = time.time()
 
     def __iter__(self) -> Iterator[Reply]:
         """Yields the replies as they arrive."""
@@ -49,7 +54,7 @@ class Replies:
         finally:
             for observer in self._observers:
                 observer.wait()
-            self._reporter.round_done(RoundReport.of(self._call))
+            self._reporter.round_done(RoundReport.of(self._call, self._began_at))
 
 
 @dataclass(frozen=True)

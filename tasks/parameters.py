@@ -89,7 +89,9 @@ def takes(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty if field.is_required() else field.default,
-                annotation=Annotated[hints[name], *field.metadata] if field.metadata else hints[name],
+                annotation=(
+                    Annotated[hints[name], *field.metadata] if field.metadata else hints[name]
+                ),
             )
             for name, field in model.model_fields.items()
         ]

@@ -9,6 +9,8 @@ import queue
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -24,6 +26,8 @@ from prefect_federated.messages import JsonValue
 from prefect_federated.transport.calls import Call, SiteReport
 
 _TABLE_EVERY_S = 10.0
+_BEFORE_METRICS = ("round", "kind", "sites", "began", "seconds", "bytes_sent", "bytes_received")
+_COLUMNS = frozenset({*_BEFORE_METRICS, "failures"})
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class RoundReport:
     Args:
         kind: The site task.
         round: The round, counted from 1; 0 outside rounds.
+        began_at: When the call began, in seconds since the epoch.
         asked: Sites asked.
         answered: Sites whose update counted.
         seconds: From the call until its last reply.
@@ -44,6 +49,7 @@ class RoundReport:
 
     kind: str
     round: int
+    began_at: float
     asked: int
     answered: int
     seconds: float
@@ -53,13 +59,14 @@ class RoundReport:
     failures: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def of(call: Call) -> "RoundReport":
+    def of(call: Call, began_at: float) -> "RoundReport":
         """Returns the report of a call that has ended."""
         reports = list(call.reports.values())
         answered = [report for report in reports if report.reason is None]
         return RoundReport(
             kind=call.kind,
             round=call.terms.round,
+            began_at=began_at,
             asked=len(reports),
             answered=len(answered),
             seconds=max((report.seconds for report in reports), default=0.0),
@@ -70,22 +77,30 @@ class RoundReport:
         )
 
     def row(self) -> dict[str, JsonValue]:
-        """Returns the report as a flat row of JSON values."""
+        """Returns the report as a flat row of JSON values; metrics have 7 significant digits.
+
+        A metric with the name of a column of ours, such as "seconds", becomes "site_seconds".
+        """
+        metrics = {
+            f"site_{name}" if name in _COLUMNS else name: float(f"{value:.7g}")
+            for name, value in self.metrics.items()
+        }
         return {
             "round": self.round,
             "kind": self.kind,
             "sites": f"{self.answered}/{self.asked}",
+            "began": datetime.fromtimestamp(self.began_at, UTC).isoformat(timespec="milliseconds"),
             "seconds": round(self.seconds, 4),
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
-            **{name: round(value, 6) for name, value in self.metrics.items()},
+            **metrics,
             "failures": "; ".join(f"{site}: {why}" for site, why in self.failures.items()),
         }
 
     def line(self) -> str:
         """Returns the report as a line for the log."""
         what = f"round {self.round}" if self.round else self.kind
-        metrics = "".join(f", {name} {value:.4f}" for name, value in self.metrics.items())
+        metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
         failures = "".join(f"; {site}: {why}" for site, why in self.failures.items())
         return (
             f"{what}: {self.answered}/{self.asked} sites, {self.seconds:.2f} s, "
@@ -164,6 +179,7 @@ class Reporter:
             progress = create_progress_artifact(
                 self._progress(), key=f"{self._key}-progress", description="Rounds done, percent"
             )
+            assert isinstance(progress, UUID)  # Prefect's type tells of a coroutine, too
             going_on, shown = True, 0
             while going_on:
                 going_on = self._wait()
@@ -206,8 +222,7 @@ class Reporter:
 
     def _publish_curves(self) -> None:
         rows = [row for row in self.history if row["kind"] == "train"]
-        fixed = {"round", "kind", "sites", "seconds", "bytes_sent", "bytes_received", "failures"}
-        names = sorted({name for row in rows for name in row} - fixed)
+        names = sorted(rows[-1].keys() - _COLUMNS) if rows else []
         if not names:
             return
         try:

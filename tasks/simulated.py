@@ -57,10 +57,10 @@ def simulated(job: JobParameters, simulation: Simulation) -> Iterator[Hub]:
 
     Raises:
         ConfigurationError: the job names a site that the simulation does not have.
-        NotEnoughSites: the job asks for more sites than there are.
+        NotEnoughSites: the job asks for more sites than there are, or than joined in time.
         ExecutorNotFound: the executor does not import.
     """
-    names = tuple(job.sites or simulation.sites)
+    names = tuple(dict.fromkeys(job.sites or simulation.sites))
     unknown = sorted(set(names) - set(simulation.sites))
     if unknown:
         raise ConfigurationError(
@@ -71,11 +71,12 @@ def simulated(job: JobParameters, simulation: Simulation) -> Iterator[Hub]:
             f"the job asks for {job.min_sites} sites; the simulation has {len(names)}. "
             "Raise --sites or lower min_sites."
         )
+    job_id = str(flow_run.id or "simulated")
     sites = {
         name: Site(
             name=name,
             data=simulation.data / name,
-            state=simulation.state / name,
+            state=simulation.state / job_id / name,
             config=dict(job.config),
             seed=site_seed(job.seed, name),
             log=logging.getLogger(f"prefect_federated.site.{name}"),
@@ -84,11 +85,29 @@ def simulated(job: JobParameters, simulation: Simulation) -> Iterator[Hub]:
     }
     for site in sites.values():
         site.state.mkdir(parents=True, exist_ok=True)
-    hub = Hub(str(flow_run.id or "simulated"), epoch=1, sites=names)
+    hub = Hub(job_id, epoch=1, sites=names)
     with InprocEndpoint(hub, sites, load_executor(job.executor), simulation.threads):
         try:
+            _wait_for_sites(job, hub)
             yield hub
         except BaseException as error:
             hub.end("failed", str(error))
             raise
         hub.end("completed", "all rounds are done")
+
+
+def _wait_for_sites(job: JobParameters, hub: Hub) -> None:
+    """Waits until enough sites are attached: executors in the loop form take their time."""
+    needed = job.min_sites or len(hub.sites)
+    deadline = hub.clock() + job.join_timeout_s
+    with hub.changed:
+        while (joined := len(hub.attached())) < needed:
+            lost = {site: reason for site in hub.sites if (reason := hub.given_up(site))}
+            left = deadline - hub.clock()
+            if left <= 0 or len(hub.sites) - len(lost) < needed:
+                reasons = "; ".join(f"{site}: {reason}" for site, reason in lost.items())
+                raise NotEnoughSites(
+                    f"{joined} of the {needed} sites that the job needs called `site_tasks()` "
+                    f"within {job.join_timeout_s:g} s. {reasons or 'No loop failed'}."
+                )
+            hub.changed.wait(left)

@@ -108,7 +108,7 @@ class SiteRuns:
         return json.dumps({site: str(run_id) for site, run_id in self._runs.items()})
 
     def _start(self, site: str) -> UUID:
-        flow_run = run_deployment(
+        flow_run: FlowRun = run_deployment(  # type: ignore[assignment]  # typed for async too
             f"{SITE_FLOW}/{site}",
             parameters={
                 "job": str(self._run_id),
@@ -149,11 +149,13 @@ class SiteRuns:
         self._starts[(site, self._hub.round)] = tried + 1
         self._log.warning("site %s: its process ended (%s); starting it again", site, message)
         self._client.set_flow_run_state(
-            run.id, AwaitingRetry(message="The site's process ended; it is started again."), force=True
+            run.id,
+            AwaitingRetry(message="The site's process ended; it is started again."),
+            force=True,
         )
 
     def cancel_absent(self) -> None:
-        """Cancels the runs of sites that are not attached and so do not hear that the job is over."""
+        """Cancels the runs of sites that are not attached, and so do not hear that it is over."""
         for run in self._absent_runs().values():
             if run.state is None or run.state.is_final() or run.state.is_cancelling():
                 continue
@@ -167,7 +169,9 @@ class SiteRuns:
         if run is None or run.state is None:
             return "it was not dispatched"
         if run.state.is_scheduled():
-            return "its worker has not picked the job up; is `prefect-federated site start` running?"
+            return (
+                "its worker has not picked the job up; is `prefect-federated site start` running?"
+            )
         return f"its run is {run.state.name}: {run.state.message or 'it has not attached yet'}"
 
     def _absent_runs(self) -> dict[str, FlowRun]:

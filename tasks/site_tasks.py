@@ -8,8 +8,9 @@ import logging
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from prefect_federated.transport.calls import Call
 
@@ -24,19 +25,19 @@ def site_task(site: str, call: Call) -> State[None]:
     return Completed(message=f"{site}: {report.seconds:.2f} s, {metrics}".removesuffix(", "))
 
 
-def observe(call: Call) -> list[PrefectFuture[object]]:
+def observe(call: Call) -> list[PrefectFuture[State[None]]]:
     """Starts a Prefect task run for each site of a call; each ends when its site has answered."""
     when = f"round {call.terms.round} · " if call.terms.round else ""
     return [
-        site_task.with_options(
-            name=call.kind, task_run_name=f"{when}{call.kind} · {site}"
-        ).submit(site, call)
+        site_task.with_options(name=call.kind, task_run_name=f"{when}{call.kind} · {site}").submit(
+            site, call
+        )
         for site in call.sites
     ]
 
 
 class _QuietSuccess(logging.Filter):
-    """Drops the line that a site's Prefect task run is completed: the round has a line of its own."""
+    """Drops the line that a site's Prefect task run is completed: the round has its own line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (

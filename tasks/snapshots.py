@@ -1,8 +1,8 @@
 """The state of a job after a round: written to Prefect's result storage, and read again.
 
-The tensors go into a `.safetensors` file through the storage block; what is persisted as the Prefect
-task's result is a reference to it. A small JSON file names the newest snapshots; it is written last,
-so a job that dies while it writes resumes from the one before.
+The tensors go into a `.safetensors` file through the storage block; what is persisted as the
+Prefect task's result is a reference to it. A small JSON file names the newest snapshots; it is
+written last, so a job that dies while it writes resumes from the one before.
 """
 
 import contextlib
@@ -10,13 +10,14 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
 from prefect.results import get_default_result_storage, get_result_store
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -55,7 +56,7 @@ class ModelRef(BaseModel):
     sha256: str
     size_bytes: int
     round: int
-    history: list[dict[str, None | bool | int | float | str]] = []
+    history: list[dict[str, bool | int | float | str | None]] = []
 
 
 class _Snapshots(BaseModel):
@@ -91,7 +92,7 @@ def restore() -> State | None:
     """Returns the state after the last round that was snapshotted; None for a new job.
 
     Raises:
-        SnapshotCorrupt: there are snapshots, and none of them is what was written.
+        SnapshotCorrupt: there are snapshots, and none of them can be read as it was written.
     """
     pointer = _read_pointer()
     problems = []
@@ -150,8 +151,17 @@ def _pointer_path() -> str:
     return f"{_job()}/snapshots.json"
 
 
+class _Files(Protocol):
+    """A storage block as a flow that is not async sees it; Prefect's types tell of coroutines."""
+
+    def read_path(self, path: str) -> bytes: ...
+
+    def write_path(self, path: str, content: bytes) -> object: ...
+
+
 def _storage() -> WritableFileSystem:
-    return get_result_store().result_storage or get_default_result_storage()
+    own = get_result_store().result_storage
+    return own or cast(WritableFileSystem, get_default_result_storage())
 
 
 def _write(path: str, state: State) -> ModelRef:
@@ -168,7 +178,7 @@ def _put(path: str, content: bytes) -> str:
     """Writes a file so that it is there whole or not at all; returns its path."""
     storage = _storage()
     if not isinstance(storage, LocalFileSystem):  # an object store does so by itself
-        storage.write_path(path, content)
+        cast(_Files, storage).write_path(path, content)
         return path
     target = _local(storage, path)
     storage.write_path(f"{path}.part", content)
@@ -190,7 +200,7 @@ def _local(storage: LocalFileSystem, path: str) -> Path:
 
 def _read_bytes(path: str) -> bytes:
     try:
-        return bytes(_storage().read_path(path))
+        return cast(_Files, _storage()).read_path(path)
     except (OSError, ValueError) as error:
         raise SnapshotCorrupt(f"{path} cannot be read: {error}.") from error
 
@@ -213,8 +223,18 @@ def _tensors(path: str, content: bytes) -> dict[str, Tensor]:
 
 
 def _read_pointer() -> _Snapshots:
+    """Returns the job's snapshots; none only where there is no pointer: an error is an error."""
+    path = _pointer_path()
     try:
-        content = bytes(_storage().read_path(_pointer_path()))
-    except (OSError, ValueError):
+        content = cast(_Files, _storage()).read_path(path)
+    except (FileNotFoundError, ValueError):  # the latter from Prefect's local storage
         return _Snapshots()
-    return _Snapshots.model_validate_json(content)
+    except OSError as error:
+        raise SnapshotCorrupt(f"{path} cannot be read: {error}.") from error
+    try:
+        return _Snapshots.model_validate_json(content)
+    except ValidationError as error:
+        raise SnapshotCorrupt(
+            f"{path} ({len(content):,} bytes) does not name the job's snapshots. Delete it to "
+            "begin the job anew."
+        ) from error

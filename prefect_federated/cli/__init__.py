@@ -24,7 +24,9 @@ app.command("prefect_federated.cli.simulate:simulate_command", name="simulate")
 def main() -> None:
     """Runs the command line; an error of ours ends it with one message and its exit status."""
     logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s | %(levelname)-7s | %(message)s"
+        stream=sys.stderr,
+        level=logging.WARNING,
+        format="%(asctime)s | %(levelname)-7s | %(message)s",
     )
     logging.getLogger("prefect_federated").setLevel(logging.INFO)
     try:

@@ -13,9 +13,7 @@ app = cyclopts.App(name="site", help="A site of the federation.")
 def start(
     *,
     kit: Annotated[Path, cyclopts.Parameter(help="The site's startup kit.")],
-    data: Annotated[
-        Path | None, cyclopts.Parameter(help="Folder of the site's own data.")
-    ] = None,
+    data: Annotated[Path | None, cyclopts.Parameter(help="Folder of the site's own data.")] = None,
     state: Annotated[
         Path | None, cyclopts.Parameter(help="Folder for what the site keeps of jobs.")
     ] = None,

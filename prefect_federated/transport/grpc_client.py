@@ -1,7 +1,8 @@
 """A site's link to its job's endpoint over gRPC with mutual TLS; attaches again when it breaks.
 
-The address to dial is the gateway's, from the startup kit; the TLS name is the job's. The link keeps
-each task's update until the controller has acknowledged it, so a broken connection costs no training.
+The address to dial is the gateway's, from the startup kit; the TLS name is the job's. The link
+keeps each task's update until the controller has acknowledged it, so a broken connection costs no
+training.
 """
 
 import logging
@@ -14,7 +15,13 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from prefect_federated.errors import AttachRefused, FederatedError, JobEnded, ProtocolError
+from prefect_federated.errors import (
+    AttachRefused,
+    ConnectionFailed,
+    FederatedError,
+    JobEnded,
+    ProtocolError,
+)
 from prefect_federated.executors import ReceivedTask
 from prefect_federated.kits import StartupKit
 from prefect_federated.messages import JsonValue, Update
@@ -26,6 +33,7 @@ from prefect_federated.transport.grpc_server import (
 )
 from prefect_federated.transport.updates import failure_of, message_of
 from prefect_federated.wire import (
+    DEFAULT_LIMITS,
     PROTOCOL_VERSION,
     Encoded,
     Frame,
@@ -52,7 +60,7 @@ class GrpcLink:
         limits: What a message may hold at most.
     """
 
-    def __init__(self, kit: StartupKit, job: str, limits: Limits = Limits()) -> None:
+    def __init__(self, kit: StartupKit, job: str, limits: Limits = DEFAULT_LIMITS) -> None:
         self._kit = kit
         self._job = job
         self._limits = limits
@@ -63,7 +71,7 @@ class GrpcLink:
         self._kinds: tuple[str, ...] = ()
         self._stream: _Stream | None = None
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._keep_attached, name="link", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     def __enter__(self) -> "GrpcLink":
         return self
@@ -89,6 +97,7 @@ class GrpcLink:
             JobEnded: there will be none.
             AttachRefused: the job does not let this site in.
             ProtocolError: what one side sent, the other does not understand.
+            ConnectionFailed: the kit cannot be read any more.
         """
         while True:
             item = self._tasks.get()
@@ -123,6 +132,13 @@ class GrpcLink:
             self._holding[task.id] = update
             if self._stream is not None:
                 self._stream.outbox.put(update)
+
+    def _run(self) -> None:
+        try:
+            self._keep_attached()
+        except Exception as error:  # nobody but `receive` can hear of it
+            log.exception("the link to job %s broke", self._job)
+            self._tasks.put(ConnectionFailed(f"the link to job {self._job} broke: {error}"))
 
     def _keep_attached(self) -> None:
         attempt, said_at = 0, -math.inf
@@ -269,12 +285,15 @@ class _Stream:
         self._last_frame = time.monotonic()
         self._done = threading.Event()
         self._call: grpc.Call | None = None
+        self._frames: Iterator[bytes] = iter(())
 
     def frames(self, hello: bytes) -> Iterator[bytes]:
         """Attaches and yields what arrives."""
-        self._call = self._channel.stream_stream(ATTACH)(self._outgoing(hello))
+        attach: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(ATTACH)
+        self._call = call = attach(self._outgoing(hello))
+        self._frames = iter(call)
         threading.Thread(target=self._watch, name="link-watch", daemon=True).start()
-        for frame in self._call:
+        for frame in self._frames:
             self._last_frame = time.monotonic()
             yield frame
 
@@ -285,13 +304,13 @@ class _Stream:
             ProtocolError: another frame came in between.
             _StreamEnded: the stream ended.
         """
-        frame = next(iter(self._call or ()), b"")
+        frame = next(self._frames, b"")
         self._last_frame = time.monotonic()
         if not frame:
             raise _StreamEnded
         if frame[:1] != Frame.DATA.value:
             raise ProtocolError("a task broke off before all of its bytes were there.")
-        return bytes(frame)
+        return frame
 
     def cancel(self) -> None:
         """Ends the connection."""

@@ -8,13 +8,22 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from typing import cast
 
 import grpc
 
-from prefect_federated.errors import AttachRefused, JobEnded, ProtocolError, StaleController
+from prefect_federated.errors import (
+    AttachRefused,
+    ConfigurationError,
+    FederatedError,
+    JobEnded,
+    KitError,
+    ProtocolError,
+    StaleController,
+)
 from prefect_federated.kits import Role, StartupKit, identity_of
 from prefect_federated.transport.hub import (
     Attachment,
@@ -26,7 +35,15 @@ from prefect_federated.transport.hub import (
     SendEnd,
     SendTask,
 )
-from prefect_federated.wire import Frame, Limits, begin, body_of, control, kind_of
+from prefect_federated.wire import (
+    DEFAULT_LIMITS,
+    Frame,
+    Limits,
+    begin,
+    body_of,
+    control,
+    kind_of,
+)
 
 ATTACH = "/prefect_federated.Job/Attach"
 HEARTBEAT_S = 3.0
@@ -46,7 +63,7 @@ _SERVER_OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 ]
-_STATUS = {
+_STATUS: Mapping[type[FederatedError], grpc.StatusCode] = {
     AttachRefused: grpc.StatusCode.PERMISSION_DENIED,
     JobEnded: grpc.StatusCode.FAILED_PRECONDITION,
     StaleController: grpc.StatusCode.ABORTED,
@@ -65,6 +82,9 @@ class GrpcEndpoint:
         sites: Number of sites that may attach.
         host: Address to listen on; the gateway must reach it.
         limits: What a message may hold at most.
+
+    Raises:
+        ConfigurationError: `host` is no address of this machine.
     """
 
     def __init__(
@@ -73,13 +93,15 @@ class GrpcEndpoint:
         kit: StartupKit,
         sites: int,
         host: str = "127.0.0.1",
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._hub = hub
         self._limits = limits
         self._streams: set[_Stream] = set()
         self._stopping = threading.Event()
-        handler = grpc.stream_stream_rpc_method_handler(self._attach)
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+            self._attach
+        )
         service, method = ATTACH.strip("/").split("/")
         self._server = grpc.server(
             futures.ThreadPoolExecutor(2 * sites + 8, thread_name_prefix="attach"),
@@ -93,7 +115,14 @@ class GrpcEndpoint:
             kit.ca.read_bytes(),
             require_client_auth=True,
         )
-        self.address = f"{host}:{self._server.add_secure_port(f'{host}:0', credentials)}"
+        try:
+            port = self._server.add_secure_port(f"{host}:0", credentials)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"a job's endpoint cannot listen on {host!r}. Set PREFECT_FEDERATED_ENDPOINT_HOST "
+                "to an address of this machine that the gateway reaches."
+            ) from error
+        self.address = f"{host}:{port}"
 
     def __enter__(self) -> "GrpcEndpoint":
         self._server.start()
@@ -109,12 +138,16 @@ class GrpcEndpoint:
 
     def _attach(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         stream = _Stream(frames, context, self._hub, self._limits)
+        self._streams.add(stream)  # from now on, `_watch` ends it when it is silent
         try:
             attachment = stream.greet()
-        except tuple(_STATUS) as error:
+        except FederatedError as error:
+            self._streams.discard(stream)
             log.warning("refused a site: %s", error)
-            context.abort(_STATUS[type(error)], str(error))
-        self._streams.add(stream)
+            context.abort(_STATUS.get(type(error), grpc.StatusCode.UNKNOWN), str(error))
+        except _Disconnected:
+            self._streams.discard(stream)
+            return
         context.add_callback(stream.gone)
         threading.Thread(
             target=stream.read, args=(attachment,), name=f"read-{attachment.site}", daemon=True
@@ -150,12 +183,16 @@ class _Stream:
     error: ProtocolError | None = None
 
     def greet(self) -> Attachment:
-        identity = identity_of(self.context.auth_context()["x509_pem_cert"][0])
+        certificates = cast(Sequence[bytes], self.context.auth_context()["x509_pem_cert"])
+        try:
+            identity = identity_of(certificates[0])
+        except KitError as error:
+            raise AttachRefused(str(error)) from error
         if identity.role is not Role.SITE:
             raise AttachRefused(f"{identity.name!r} is a {identity.role}; only sites may attach.")
         self.site = identity.name
-        frame = next(self.frames, b"")
-        if kind_of(frame) is not Frame.HELLO:
+        frame = self._next()
+        if frame is None or kind_of(frame) is not Frame.HELLO:
             raise ProtocolError("a stream must begin with a hello.")
         hello = body_of(frame, self.limits)
         protocol, epoch = hello.get("protocol"), hello.get("epoch")
@@ -184,9 +221,7 @@ class _Stream:
 
     def outgoing(self, attachment: Attachment) -> Iterator[bytes]:
         """Yields what the site is to receive, and heartbeats in between, until the stream ends."""
-        yield control(
-            Frame.WELCOME, {"epoch": attachment.epoch, "wanted": list(attachment.wanted)}
-        )
+        yield control(Frame.WELCOME, {"epoch": attachment.epoch, "wanted": list(attachment.wanted)})
         while True:
             try:
                 item = self.outbox.get(timeout=HEARTBEAT_S)
@@ -220,6 +255,10 @@ class _Stream:
             self.hub.fail(self.site, None, f"protocol error: {error}")
         except _Disconnected:
             pass
+        except Exception as error:  # the service's boundary: one site's bytes end one stream
+            log.exception("site %s: its update could not be taken", self.site)
+            self.error = ProtocolError("internal error at the server; see its log.")
+            self.hub.fail(self.site, None, f"internal error at the server: {type(error).__name__}")
         finally:
             self.gone()
 

@@ -351,4 +351,3 @@ class Hub:
                 attachment = self._sites[name].attachment
                 if attachment is not None:
                     attachment.send(SendClose(call.id))
-

@@ -74,6 +74,8 @@ class InprocEndpoint:
                 log.exception("site %s: the executor's loop failed", site.name)
                 reason = str(failure_of("", error).header["error"])
                 self._hub.give_up(site.name, f"its loop ended: {reason}")
+            finally:
+                link.end_turn()
 
         thread = threading.Thread(target=run, name=f"loop-{site.name}", daemon=True)
         self._loops.append(thread)
@@ -142,9 +144,7 @@ class _LoopLink(_Link):
         self._has_turn = False
 
     def receive(self) -> ReceivedTask:
-        if self._has_turn:
-            self._turns.release()
-            self._has_turn = False
+        self.end_turn()
         while True:
             item = self.tasks.get()
             if isinstance(item, SendEnd):
@@ -153,6 +153,12 @@ class _LoopLink(_Link):
                 self._turns.acquire()
                 self._has_turn = True
                 return _received(item)
+
+    def end_turn(self) -> None:
+        """Lets another loop run, if this one was running."""
+        if self._has_turn:
+            self._turns.release()
+            self._has_turn = False
 
 
 def _received(item: SendTask) -> ReceivedTask:

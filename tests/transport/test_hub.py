@@ -1,0 +1,216 @@
+"""Who is attached, who gets which task, and whose word counts."""
+
+import numpy as np
+import pytest
+
+from prefect_federated.errors import AttachRefused, JobEnded, StaleController
+from prefect_federated.messages import SiteFailure, Update
+from prefect_federated.transport.hub import Hello, SendAck, SendClose, SendEnd, SendTask
+from tests.transport.trial import Peer, Trial
+
+
+def test_a_site_that_is_not_of_this_job_is_refused_by_name() -> None:
+    trial = Trial.of("a", "b")
+    with pytest.raises(AttachRefused, match=r"'mallory' is not one of this job's sites \(a, b\)"):
+        Peer(trial.hub, "mallory").attach()
+
+
+@pytest.mark.parametrize(("protocol", "older"), [(0, "site"), (2, "server")])
+def test_another_protocol_version_says_which_side_to_upgrade(protocol: int, older: str) -> None:
+    hub = Trial.of("a").hub
+    with pytest.raises(AttachRefused, match=f"upgrade prefect-federated at the {older}"):
+        hub.attach(Hello("a", (), protocol=protocol), print)
+    assert hub.attached() == []
+
+
+def test_a_call_goes_to_the_sites_asked_and_says_what_is_to_be_done() -> None:
+    trial = Trial.of("a", "b", "c", epoch=3)
+    a, b, c = (trial.peer(name) for name in "abc")
+    call = trial.ask("a", "c", model={"w": np.ones(2)}, header={"config": {"lr": 0.1}}, number=7)
+    assert not b.inbox
+    (task,) = a.got(SendTask)
+    assert task.task is c.got(SendTask)[0].task  # encoded once for all
+    assert task.message.header == {
+        "config": {"lr": 0.1}, "id": call.id, "kind": "train", "job": "job-1", "epoch": 3,
+        "round": 7,
+    }  # fmt: skip
+    assert trial.hub.round == 7
+    assert call.reports["a"].bytes_sent == task.task.size_bytes
+
+
+def test_a_site_named_twice_is_asked_once() -> None:
+    trial = Trial.of("a")
+    a = trial.peer("a")
+    call = trial.ask("a", "a", quorum=1)
+    a.reply(call)
+    assert [reply.site for reply in call] == ["a"]
+    assert len(a.got(SendTask)) == 1
+
+
+def test_a_site_that_attaches_late_gets_the_open_task() -> None:
+    trial = Trial.of("a", "b")
+    call = trial.ask("a", "b")
+    assert [task.id for task in trial.peer("b").got(SendTask)] == [call.id]
+
+
+def test_a_site_that_attaches_again_gets_its_open_task_again() -> None:
+    trial = Trial.of("a")
+    a = trial.peer("a")
+    call = trial.ask("a")
+    a.detach()
+    assert trial.hub.attached() == []
+    again = trial.peer("a")
+    assert [task.id for task in again.got(SendTask)] == [call.id]
+    assert again.attachment is not None
+    assert again.attachment.wanted == ()
+    assert call.reports["a"].bytes_sent == 2 * call.task.size_bytes
+
+
+def test_a_site_that_attaches_again_does_not_get_the_task_that_it_holds() -> None:
+    trial = Trial.of("a")
+    a = trial.peer("a")
+    call = trial.ask("a")
+    a.detach()
+    again = Peer(trial.hub, "a").attach(holding=(call.id, "0.9"))
+    assert not again.got(SendTask)
+    assert again.attachment is not None
+    assert again.attachment.wanted == (call.id,)
+    again.reply(call)
+    assert [type(reply) for reply in call] == [Update]
+
+
+def test_a_second_attachment_replaces_the_first_and_its_end_changes_nothing() -> None:
+    trial = Trial.of("a")
+    first = trial.peer("a")
+    second = trial.peer("a")
+    assert [end.outcome for end in first.got(SendEnd)] == ["replaced"]
+    first.detach()
+    assert trial.hub.is_attached("a")
+    call = trial.ask("a")
+    assert second.got(SendTask)
+    assert call.id not in {task.id for task in first.got(SendTask)}
+
+
+def test_an_update_that_came_twice_counts_once() -> None:
+    trial = Trial.of("a", "b")
+    a = trial.peer("a")
+    call = trial.ask("a", "b")
+    assert a.reply(call) is None
+    assert a.reply(call) == "nobody waits for this task any more"
+    assert [site for site in call.reports if call.reports[site].seconds >= 0] == ["a", "b"]
+    trial.clock.now += 601
+    assert [type(reply) for reply in call] == [Update, SiteFailure]
+
+
+def test_a_site_cannot_answer_a_task_of_another_site() -> None:
+    trial = Trial.of("a", "b")
+    a, b = trial.peer("a"), trial.peer("b")
+    call = trial.ask("a")
+    assert b.reply(call) == "nobody waits for this task any more"
+    a.reply(call)
+    assert [reply.site for reply in call] == ["a"]
+
+
+def test_a_late_update_is_read_and_acknowledged_as_unwanted() -> None:
+    trial = Trial.of("a")
+    a = trial.peer("a")
+    call = trial.ask("a", timeout_s=5)
+    trial.clock.now += 6
+    assert list(call) == [SiteFailure("a", "no answer within 5 s")]
+    assert [close.id for close in a.got(SendClose)] == [call.id]
+    assert a.reply(call, {"w": np.ones(3_000_000)}) == "nobody waits for this task any more"
+
+
+def test_an_answer_to_an_earlier_attempt_of_the_job_is_not_counted() -> None:
+    trial = Trial.of("a", epoch=2)
+    trial.ask("a")
+    a = Peer(trial.hub, "a").attach(epoch=1, holding=("1.1",))
+    assert a.attachment is not None
+    assert a.attachment.wanted == ()
+    assert [task.id for task in a.got(SendTask)] == ["2.1"]
+
+
+def test_a_site_that_has_seen_a_newer_attempt_stops_this_one() -> None:
+    trial = Trial.of("a", "b", epoch=2)
+    trial.peer("b")
+    call = trial.ask("a", "b")
+    with pytest.raises(StaleController, match=r"'a' has seen attempt 3 .* this is attempt 2"):
+        Peer(trial.hub, "a").attach(epoch=3)
+    with pytest.raises(StaleController):
+        list(call)
+    with pytest.raises(StaleController):
+        trial.ask("b")
+
+
+def test_an_interrupted_controller_asks_nothing_more() -> None:
+    trial = Trial.of("a")
+    call = trial.ask("a")
+    trial.hub.interrupt("attempt 2 has taken over.")
+    with pytest.raises(StaleController, match="attempt 2 has taken over"):
+        next(iter(call))
+    with pytest.raises(StaleController):
+        trial.ask("a")
+
+
+def test_a_job_that_is_over_tells_its_sites_and_lets_none_in() -> None:
+    trial = Trial.of("a", "b")
+    a = trial.peer("a")
+    trial.hub.end("completed", "all rounds are done")
+    trial.hub.end("failed", "said too late")
+    assert a.got(SendEnd) == [SendEnd("completed", "all rounds are done")]
+    assert trial.hub.is_over
+    with pytest.raises(JobEnded, match="all rounds are done"):
+        trial.peer("b")
+
+
+def test_a_site_given_up_fails_its_tasks_until_it_attaches_again() -> None:
+    trial = Trial.of("a", "b")
+    a = trial.peer("a")
+    a.detach()
+    call = trial.ask("a")
+    trial.hub.give_up("a", "its run is Failed")
+    assert list(call) == [SiteFailure("a", "its run is Failed")]
+    assert list(trial.ask("a")) == [SiteFailure("a", "its run is Failed")]
+    assert trial.hub.reachable(30) == []
+    again = trial.peer("a")
+    call = trial.ask("a")
+    assert again.reply(call) is None
+
+
+def test_reachable_sites_are_attached_or_were_a_moment_ago() -> None:
+    trial = Trial.of("a", "b", "never")
+    trial.peer("a")
+    trial.peer("b").detach()
+    trial.clock.now += 29
+    assert trial.hub.reachable(30) == ["a", "b"]
+    assert trial.hub.attached() == ["a"]
+    trial.clock.now += 2
+    assert trial.hub.reachable(30) == ["a"]
+
+
+def test_a_site_can_do_what_it_said_it_can() -> None:
+    trial = Trial.of("a", "b")
+    trial.peer("a")
+    assert trial.hub.can("a", "train")
+    assert not trial.hub.can("a", "sing")
+    assert not trial.hub.can("b", "train")
+
+
+def test_a_failure_is_one_printable_line_however_the_site_words_it() -> None:
+    trial = Trial.of("a")
+    a = trial.peer("a")
+    call = trial.ask("a")
+    a.fail(call, ValueError("bad\x1b[31m \ud800 rows\nsecret second line"))
+    (failure,) = list(call)
+    assert failure == SiteFailure("a", "ValueError: bad [31m   rows")
+    assert a.got(SendAck) == [SendAck(call.id)]
+
+
+def test_all_open_tasks_of_a_site_fail_together_when_its_bytes_make_no_sense() -> None:
+    trial = Trial.of("a", "b")
+    b = trial.peer("b")
+    calls = [trial.ask("a", "b"), trial.ask("a")]
+    trial.hub.fail("a", None, "protocol error: nonsense")
+    b.reply(calls[0])
+    assert list(calls[1]) == [SiteFailure("a", "protocol error: nonsense")]
+    assert [reply.site for reply in calls[0]] == ["a", "b"]
