@@ -41,6 +41,7 @@ class Forwarder:
     """
 
     def __init__(self, kit: StartupKit, port: int = 0, *, user_id: int | None = None) -> None:
+        self._kit = kit
         self._dialer = Dialer(kit)
         self._address = Address("127.0.0.1", port)
         self._user_id = os.geteuid() if user_id is None else user_id
@@ -55,11 +56,20 @@ class Forwarder:
         return f"http://{self._address}/api"
 
     def environment(self) -> dict[str, str]:
-        """Returns the variables that make Prefect use this port, past any HTTP proxy."""
+        """Returns the variables that make Prefect use this port, past any HTTP proxy.
+
+        Links to the UI lead to the server itself, which a browser reaches with its own certificate.
+        """
         bypass = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
         hosts = [host for host in bypass.split(",") if host and host != self._address.host]
         no_proxy = ",".join([*hosts, self._address.host])
-        return {"PREFECT_API_URL": self.url, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+        return {
+            "PREFECT_API_URL": self.url,
+            "PREFECT_UI_URL": f"https://{self._kit.servers[0]}",
+            "PREFECT_FEDERATED_KIT": str(self._kit.folder.resolve()),
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+        }
 
     async def __aenter__(self) -> Self:
         """Opens the port.

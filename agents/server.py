@@ -42,7 +42,11 @@ async def serve(folder: Path, state: Path | None = None, listen: str | None = No
     environment = _environment(kit, state)
     inside = replace(kit, servers=(ServerAddress("api", api.host, api.port),))
     async with Forwarder(inside) as forwarder:
-        own = {**environment, **forwarder.environment()}
+        own = {
+            **environment,
+            **forwarder.environment(),
+            "PREFECT_UI_URL": f"https://{kit.own_address}",
+        }
         module = [sys.executable, "-m"]
         kit_argument = ["--kit", str(kit.folder)]
         api_child = Child(

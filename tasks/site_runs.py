@@ -11,7 +11,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
 )
-from prefect.client.schemas.objects import FlowRun, StateType, WorkPoolStatus
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPoolStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
@@ -97,14 +97,19 @@ class SiteRuns:
         """Creates a flow run in the pool of each site that has none yet; returns them as JSON.
 
         A job that comes back finds the runs of its earlier attempt by its labels, and those that
-        were created just before it died by their idempotency key.
+        were created just before it died by their idempotency key; the ones that have ended are
+        started again.
         """
         labels = self._client.read_flow_run(self._run_id).labels
         earlier = json.loads(str(labels.get(SITE_RUNS, "{}")))
         for site in sites:
-            run_id = earlier.get(site) or self._start(site)
+            run_id = UUID(earlier[site]) if site in earlier else self._start(site)
+            state = self._client.read_flow_run(run_id).state if site in earlier else None
+            if state is not None and state.is_final():
+                again: State[None] = AwaitingRetry(message="The job has come back.")
+                self._client.set_flow_run_state(run_id, again, force=True)
             with self._lock:
-                self._runs[site] = UUID(str(run_id))
+                self._runs[site] = run_id
         return json.dumps({site: str(run_id) for site, run_id in self._runs.items()})
 
     def _start(self, site: str) -> UUID:

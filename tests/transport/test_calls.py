@@ -21,9 +21,7 @@ MODEL = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)}
     ("quorum", "asked", "needed"),
     [(1.0, 10, 10), (0.7, 10, 7), (0.7, 4, 3), (0.1, 10, 1), (0.01, 3, 1), (3, 10, 3), (0, 5, 0)],
 )
-def test_a_share_of_the_sites_is_rounded_up(
-    quorum: int | float, asked: int, needed: int
-) -> None:
+def test_a_share_of_the_sites_is_rounded_up(quorum: int | float, asked: int, needed: int) -> None:
     assert CallTerms(quorum=quorum).updates_needed(asked) == needed
 
 
@@ -163,7 +161,9 @@ def test_reports_hold_seconds_bytes_and_metrics() -> None:
     a, b = trial.peer("a"), trial.peer("b")
     call = trial.ask("a", "b", model=MODEL)
     trial.clock.now += 2
-    a.send(Message({"id": call.id, "weight": 5, "metrics": {"loss": 1}, "metrics_weight": 2}, MODEL))
+    a.send(
+        Message({"id": call.id, "weight": 5, "metrics": {"loss": 1}, "metrics_weight": 2}, MODEL)
+    )
     trial.clock.now += 3
     b.fail(call, KeyError("age"))
     assert len(list(call)) == 2

@@ -38,7 +38,13 @@ MODEL: dict[str, Tensor] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
 @pytest.fixture
-def open_endpoint(kits: Federation) -> Iterator[Callable[..., tuple[Hub, int]]]:
+def hubs() -> list[Hub]:
+    """Returns the hubs of this test."""
+    return []
+
+
+@pytest.fixture
+def open_endpoint(kits: Federation, hubs: list[Hub]) -> Iterator[Callable[..., tuple[Hub, int]]]:
     """Opens endpoints of the job, one an attempt; returns the hub and the port."""
     with ExitStack() as stack:
 
@@ -46,7 +52,7 @@ def open_endpoint(kits: Federation) -> Iterator[Callable[..., tuple[Hub, int]]]:
             hub = Hub(JOB, epoch, sites or ("site-1", "site-2"))
             endpoint = GrpcEndpoint(hub, kits.kit("server-1"), 2)
             stack.enter_context(endpoint)
-            stack.callback(hub.end, "completed", "the test is over")
+            hubs.append(hub)
             return hub, int(endpoint.address.rpartition(":")[2])
 
         yield open_one
@@ -80,7 +86,9 @@ class RunningSite:
 
 
 @pytest.fixture
-def start_site(kits: Federation) -> Iterator[Callable[..., RunningSite]]:
+def start_site(
+    kits: Federation, hubs: list[Hub], open_endpoint: object
+) -> Iterator[Callable[..., RunningSite]]:
     """Starts sites: name, port, functions by kind of site task."""
     started: list[RunningSite] = []
 
@@ -89,8 +97,10 @@ def start_site(kits: Federation) -> Iterator[Callable[..., RunningSite]]:
         return started[-1]
 
     yield start
+    for hub in hubs:
+        hub.end("completed", "the test is over")
     for site in started:
-        site.thread.join(10)
+        site.join()
 
 
 def halve(model: Tensors, site: Site) -> Update:
@@ -215,7 +225,9 @@ def test_twenty_megabytes_of_random_tensors_arrive_exactly_on_both_sides(
     def train(received: Tensors, site: Site) -> Update:
         for name, array in model.items():
             np.testing.assert_array_equal(received[name], array)
-        return Update({name: array[::-1] if array.ndim else array for name, array in received.items()})
+        return Update(
+            {name: array[::-1] if array.ndim else array for name, array in received.items()}
+        )
 
     for name in ("site-1", "site-2"):
         start_site(name, port, train=train)
@@ -592,7 +604,10 @@ MISBEHAVIOUR: dict[str, tuple[Callable[[str], tuple[bytes, ...]], str]] = {
         lambda task: (_head(task, 10 * 10**12),),
         "a message claims 10,000,000,000,000 bytes; the limit is 17,179,869,184",
     ),
-    "offsets that lie": (lambda task: (_head(task, 24, 10**13),), "claims bytes [0, 10000000000000]"),
+    "offsets that lie": (
+        lambda task: (_head(task, 24, 10**13),),
+        "claims bytes [0, 10000000000000]",
+    ),
     "more data than announced": (
         lambda task: (_real(task)[0], _real(task)[1] + b"more"),
         "4 bytes more than the head announced (24)",

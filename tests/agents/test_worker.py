@@ -1,0 +1,50 @@
+import asyncio
+import os
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.workers.base import BaseWorker
+
+from prefect_federated.agents.worker import (
+    ControllerWorker,
+    FederatedSiteWorker,
+    SiteConfiguration,
+    is_alive_here,
+)
+
+
+def test_prefect_finds_both_workers_by_their_types() -> None:
+    assert BaseWorker.get_worker_class_from_type("federated-site") is FederatedSiteWorker
+    assert BaseWorker.get_worker_class_from_type("federated-controller") is ControllerWorker
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_site_takes_no_command_environment_or_folder_from_the_server() -> None:
+    template = {
+        "job_configuration": {
+            "command": "{{ command }}",
+            "env": "{{ env }}",
+            "working_dir": "{{ working_dir }}",
+        },
+        "variables": {"type": "object", "properties": {"command": {}, "env": {}}},
+    }
+    values = {"command": "rm -rf /", "env": {"LD_PRELOAD": "evil.so"}, "working_dir": "/"}
+    configuration: SiteConfiguration = asyncio.run(
+        SiteConfiguration.from_template_and_values(base_job_template=template, values=values)
+    )
+    configuration.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4()))
+    assert configuration.command is not None
+    assert configuration.command.endswith("-m prefect_federated.agents.site_process")
+    assert "LD_PRELOAD" not in configuration.env
+    assert configuration.working_dir is None
+
+
+def test_a_site_has_no_job_variables() -> None:
+    variables = FederatedSiteWorker.get_default_base_job_template()["variables"]
+    assert variables["properties"] == {}
+
+
+@pytest.mark.parametrize("pid", ["", "no-number", "999999999", str(os.getpid())])
+def test_a_process_that_is_not_the_runs_own_is_not_taken_for_it(pid: str) -> None:
+    assert not is_alive_here(FlowRun(flow_id=uuid4(), infrastructure_pid=pid))
