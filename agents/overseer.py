@@ -116,9 +116,12 @@ class Overseer:
 
     async def _restart(self, job: FlowRun, reason: str) -> None:
         """Schedules a job again; gives it up when it keeps crashing in the same round."""
-        number = str(job.labels.get(ROUND, 0))
-        in_round, _, count = str(job.labels.get(CRASHES, "")).partition(":")
-        crashes = int(count) + 1 if in_round == number and count.isdigit() else 1
+        number = int(job.labels.get(ROUND) or 0)
+        furthest, _, count = str(job.labels.get(CRASHES, "")).partition(":")
+        crashes = 1
+        # The label may lag behind, and a new attempt begins at 0: only a later round is progress.
+        if furthest.isdigit() and count.isdigit() and number <= int(furthest):
+            number, crashes = int(furthest), int(count) + 1
         if crashes > _CRASHES_A_ROUND:
             message = f"The job crashed {crashes} times in round {number}; the last time: {reason}"
             log.error("job %s given up: %s", job.name, message)

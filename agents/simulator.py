@@ -4,6 +4,7 @@ Prefect's records go to the server that PREFECT_API_URL names, or to a temporary
 """
 
 import importlib
+import inspect
 import os
 import sys
 import tempfile
@@ -121,6 +122,14 @@ def _fitting(flow: "Flow[..., object]", parameters: Mapping[str, JsonValue]) -> 
     Raises:
         ConfigurationError: one is missing, unknown or out of its range.
     """
+    known = inspect.signature(flow.fn).parameters
+    if unknown := sorted(set(parameters) - set(known)):
+        raise ConfigurationError(
+            f"the flow {flow.name!r} has no parameter {unknown[0]!r}; it has: {', '.join(known)}."
+        )
+    for name, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and name not in parameters:
+            raise ConfigurationError(f"the flow {flow.name!r} needs the parameter {name!r}.")
     try:
         bound = get_call_parameters(flow.fn, (), dict(parameters), apply_defaults=False)
         return flow.validate_parameters(bound)

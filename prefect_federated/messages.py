@@ -64,3 +64,16 @@ class SiteFailure:
 
 
 Reply: TypeAlias = Update | SiteFailure
+
+
+def human_bytes(size: float) -> str:
+    """Returns a size as a person reads it.
+
+    >>> human_bytes(1234567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

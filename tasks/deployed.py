@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
@@ -50,16 +51,18 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
             with _opened(job, client, run_id, epoch) as hub:
                 try:
                     yield hub
+                except StaleController:
+                    raise
                 except Exception as error:
                     run = client.read_flow_run(run_id)
                     if _is_final(error) or run.run_count > retries:
                         hub.end("failed", f"{type(error).__name__}: {error}")
                     raise
                 except BaseException:
-                    state = client.read_flow_run(run_id).state
-                    if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                    if _is_cancelled(client.read_flow_run(run_id)):
                         hub.end("cancelled", "the job was cancelled")
                     raise
+                _stop_if_stale(client, run_id, hub)
                 hub.end("completed", "all rounds are done")
         except StaleController as error:
             get_run_logger().warning("%s", error)
@@ -74,6 +77,10 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
 def _is_final(error: Exception) -> bool:
     """Whether a retry cannot help: the people, not the sites, have to do something."""
     return isinstance(error, ConfigurationError | NotEnoughSites)
+
+
+def _is_cancelled(run: FlowRun) -> bool:
+    return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
 
 
 def _claim_epoch(client: SyncPrefectClient, run_id: UUID) -> int:
@@ -107,7 +114,7 @@ def _opened(
                 yield hub
             finally:
                 if hub.is_over:
-                    runs.cancel_absent()
+                    runs.cancel(everyone=_is_cancelled(client.read_flow_run(run_id)))
         client.update_flow_run_labels(run_id, {BEAT: ""})  # silence from here on is no death
 
 
@@ -133,6 +140,20 @@ def _wait_for_sites(job: JobParameters, hub: Hub, runs: SiteRuns, online: list[s
                 )
             hub.changed.wait(max(0.0, min(deadline - hub.clock(), 1.0)))
     get_run_logger().info("joined: %s", ", ".join(hub.attached()))
+
+
+def _stop_if_stale(client: SyncPrefectClient, run_id: UUID, hub: Hub) -> FlowRun:
+    """Returns the job's run as Prefect has it now.
+
+    Raises:
+        StaleController: a newer attempt has taken over; whoever waits in the hub learns it too.
+    """
+    run = client.read_flow_run(run_id)
+    newest = int(run.labels.get(EPOCH, 0))
+    if newest > hub.epoch:
+        hub.interrupt(f"attempt {newest} of this job has taken over; attempt {hub.epoch} stops.")
+        hub.raise_if_stale()
+    return run
 
 
 class _Pulse:
@@ -164,20 +185,17 @@ class _Pulse:
                 )
                 self._obey()
                 self._runs.mind_absent()
+            except StaleController:
+                return  # the flow learns it from the hub
             except (httpx.HTTPError, PrefectHTTPStatusError) as error:
                 self._log.warning("Prefect's API does not answer the heartbeat: %s", error)
             self._stop.wait(BEAT_S)
 
     def _obey(self) -> None:
-        run = self._client.read_flow_run(self._run_id)
-        newest = int(run.labels.get(EPOCH, 0))
-        if newest > self._hub.epoch:
-            self._hub.interrupt(
-                f"attempt {newest} of this job has taken over; attempt {self._hub.epoch} stops."
-            )
-        elif run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled()):
+        run = _stop_if_stale(self._client, self._run_id, self._hub)
+        if _is_cancelled(run):
             self._hub.end("cancelled", "the job was cancelled")
-            self._runs.cancel_absent()
+            self._runs.cancel(everyone=True)
         elif run.state is not None and run.state.is_final():
             self._hub.interrupt(f"the run was set to {run.state.name} from outside.")
             self._hub.end("failed", f"the run was set to {run.state.name}")

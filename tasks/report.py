@@ -22,7 +22,7 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from prefect_federated.messages import JsonValue
+from prefect_federated.messages import JsonValue, human_bytes
 from prefect_federated.transport.calls import Call, SiteReport
 
 _TABLE_EVERY_S = 10.0
@@ -107,19 +107,6 @@ class RoundReport:
             f"{human_bytes(self.bytes_sent)} sent, {human_bytes(self.bytes_received)} received"
             f"{metrics}{failures}"
         )
-
-
-def human_bytes(size: float) -> str:
-    """Returns a size as a person reads it.
-
-    >>> human_bytes(1234567)
-    '1.2 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _mean_metrics(reports: list[SiteReport]) -> dict[str, float]:

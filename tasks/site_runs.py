@@ -133,7 +133,7 @@ class SiteRuns:
         those that cannot come back."""
         if self._hub.is_over:
             return
-        for site, run in self._absent_runs().items():
+        for site, run in self._read_runs().items():
             state = run.state
             if state is None or not state.is_final() or self._hub.is_attached(site):
                 continue
@@ -159,14 +159,19 @@ class SiteRuns:
             force=True,
         )
 
-    def cancel_absent(self) -> None:
-        """Cancels the runs of sites that are not attached, and so do not hear that it is over."""
-        for run in self._absent_runs().values():
+    def cancel(self, everyone: bool = False) -> None:
+        """Cancels the runs of sites that are not attached and so do not hear that the job is over.
+
+        Args:
+            everyone: Cancel the attached ones, too: they may be at work for long before they hear.
+        """
+        for run in self._read_runs(everyone).values():
             if run.state is None or run.state.is_final() or run.state.is_cancelling():
                 continue
             waiting = run.state.type in (StateType.SCHEDULED, StateType.PENDING)
             state = Cancelled if waiting else Cancelling
-            self._client.set_flow_run_state(run.id, state(message="The job is over."), force=True)
+            # Not by force: a run that has ended in between must stay as it ended.
+            self._client.set_flow_run_state(run.id, state(message="The job is over."))
 
     def why_absent(self, site: str) -> str:
         """Returns, in a few words, why a site has not joined."""
@@ -179,16 +184,17 @@ class SiteRuns:
             )
         return f"its run is {run.state.name}: {run.state.message or 'it has not attached yet'}"
 
-    def _absent_runs(self) -> dict[str, FlowRun]:
+    def _read_runs(self, everyone: bool = False) -> dict[str, FlowRun]:
+        """Returns the runs of the sites that are not attached, or of all of them."""
         with self._lock:
-            absent = {
+            wanted = {
                 run_id: site
                 for site, run_id in self._runs.items()
-                if not self._hub.is_attached(site)
+                if everyone or not self._hub.is_attached(site)
             }
-        if not absent:
+        if not wanted:
             return {}
         found = self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(absent)))
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(wanted)))
         )
-        return {absent[run.id]: run for run in found}
+        return {wanted[run.id]: run for run in found}

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prefect_federated.errors import SnapshotCorrupt
+from prefect_federated.errors import SnapshotCorrupt, StaleController
 from prefect_federated.messages import Tensor, Tensors
 from prefect_federated.tasks.federation import current_federation
 
@@ -60,8 +60,9 @@ class ModelRef(BaseModel):
 
 
 class _Snapshots(BaseModel):
-    """The small JSON file: the newest snapshots, newest first."""
+    """The small JSON file: the newest snapshots, newest first, and the attempt that wrote it."""
 
+    epoch: int = 0
     newest: list[ModelRef] = []
 
 
@@ -75,13 +76,21 @@ def snapshot(state: State) -> ModelRef:
 
 @task(name="snapshot", persist_result=True, cache_policy=NO_CACHE)
 def write_snapshot(state: State) -> ModelRef:
-    """Writes one snapshot and points to it; deletes the ones that are no longer needed."""
-    earlier = _read_pointer()
+    """Writes one snapshot and points to it; deletes the ones that are no longer needed.
+
+    Raises:
+        StaleController: a newer attempt of the job has written snapshots already.
+    """
+    earlier, epoch = _read_pointer(), current_federation().hub.epoch
+    if earlier.epoch > epoch:
+        raise StaleController(
+            f"attempt {earlier.epoch} of job {_job()} has written snapshots; attempt {epoch} stops."
+        )
     history = list(current_federation().reporter.history)
-    reference = _write(f"{_job()}/round-{state.round:05d}.safetensors", state)
+    reference = _write(f"{_job()}/round-{state.round:05d}-{epoch}.safetensors", state)
     reference = reference.model_copy(update={"history": history})
     others = [ref for ref in earlier.newest if ref.path != reference.path]
-    pointer = _Snapshots(newest=[reference, *others[: _KEPT - 1]])
+    pointer = _Snapshots(epoch=epoch, newest=[reference, *others[: _KEPT - 1]])
     _put(_pointer_path(), pointer.model_dump_json().encode())
     for ref in others[_KEPT - 1 :]:
         _delete(ref.path)

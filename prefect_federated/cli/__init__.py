@@ -5,6 +5,7 @@ import sys
 
 import cyclopts
 from rich.console import Console
+from rich.text import Text
 
 from prefect_federated.errors import FederatedError
 
@@ -13,12 +14,36 @@ app = cyclopts.App(
     help="Federated learning whose engine is Prefect 3.",
     version="0.1.0",
 )
-app.command("prefect_federated.cli.provision:provision_command", name="provision")
-app.command("prefect_federated.cli.server:app", name="server")
-app.command("prefect_federated.cli.site:app", name="site")
-app.command("prefect_federated.cli.connect:connect", name="connect")
-app.command("prefect_federated.cli.sandbox:app", name="sandbox")
-app.command("prefect_federated.cli.simulate:simulate_command", name="simulate")
+app.command(
+    "prefect_federated.cli.provision:provision_command",
+    name="provision",
+    help="Make a CA, certificates and startup kits from a federation file.",
+)
+app.command(
+    "prefect_federated.cli.server:app",
+    name="server",
+    help="Run the federation's server.",
+)
+app.command(
+    "prefect_federated.cli.site:app",
+    name="site",
+    help="Run a site of the federation.",
+)
+app.command(
+    "prefect_federated.cli.connect:connect",
+    name="connect",
+    help="Use a federation with the ordinary prefect command, Python and notebooks.",
+)
+app.command(
+    "prefect_federated.cli.sandbox:app",
+    name="sandbox",
+    help="Run a throwaway federation on this machine.",
+)
+app.command(
+    "prefect_federated.cli.simulate:simulate_command",
+    name="simulate",
+    help="Run a job on virtual sites in one process.",
+)
 
 
 def main() -> None:
@@ -32,7 +57,8 @@ def main() -> None:
     try:
         result = app()
     except FederatedError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red bold]Error:[/] {error}", highlight=False)
+        message = Text.assemble(("Error: ", "bold red"), str(error))
+        Console(stderr=True, soft_wrap=True).print(message, highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,7 +1,9 @@
 """`prefect-federated simulate ...`"""
 
 import json
+import logging
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefect_federated.errors import ConfigurationError
-from prefect_federated.messages import JsonValue
+from prefect_federated.messages import JsonValue, human_bytes
 
 
 def simulate_command(
@@ -44,6 +46,9 @@ def simulate_command(
     """Run a job on virtual sites in this process: what runs here runs in a federation unchanged."""
     from prefect_federated.agents.simulator import simulate
 
+    logging.getLogger("prefect_federated.site").setLevel(
+        logging.WARNING
+    )  # a line a round is enough
     names = None if sites is None else int(sites) if sites.isdigit() else sites.split(",")
     result = simulate(
         flow,
@@ -55,14 +60,34 @@ def simulate_command(
         parameters=dict(_parameter(text) for text in param),
     )
     console = Console(file=sys.stdout)
-    table = Table(title=f"{flow}: one row a call to the sites")
-    columns = list(dict.fromkeys(name for row in result.metrics for name in row))
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("kind", "failures") else "right")
-    for row in result.metrics:
-        table.add_row(*(str(row.get(name, "")) for name in columns))
-    console.print(table)
+    if result.metrics:
+        console.print(_table(result.metrics))
     console.print(f"Model: {result.path}", soft_wrap=True)
+
+
+_NOT_METRICS = (
+    "round", "kind", "sites", "began", "seconds", "bytes_sent", "bytes_received", "failures",
+)  # fmt: skip
+
+
+def _table(rows: Sequence[Mapping[str, JsonValue]]) -> Table:
+    """Returns the job's table as it fits a terminal: a row a call to the sites."""
+    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in _NOT_METRICS))
+    table = Table("round", "sites", "s", "sent", "received", *metrics)
+    if any(row["failures"] for row in rows):
+        table.add_column("failures")
+    for row in rows:
+        sent, received = (float(str(row[name])) for name in ("bytes_sent", "bytes_received"))
+        table.add_row(
+            str(row["round"] or row["kind"]),
+            str(row["sites"]),
+            f"{row['seconds']:.2f}",
+            human_bytes(sent),
+            human_bytes(received),
+            *(f"{row[name]:.4f}" if name in row else "" for name in metrics),
+            *([str(row["failures"])] if len(table.columns) > 5 + len(metrics) else []),
+        )
+    return table
 
 
 def _parameter(text: str) -> tuple[str, JsonValue]:

@@ -263,8 +263,8 @@ class Job:
         state = self.run.state
         assert state is not None
         assert state.is_completed(), state
-        record = json.loads((self.results / state.data.storage_key).read_text())
-        return ModelRef.model_validate(json.loads(record["result"]))
+        record = json.loads((self.results / state.data.storage_key).read_text())  # no pickle
+        return ModelRef.model_validate(record["data"])
 
     def counted(self) -> NDArray[np.float64]:
         """Returns the trained model: share of each site (column) in each round (row)."""
