@@ -6,8 +6,6 @@ Run as `python -m prefect_federated.agents.controller`, with PREFECT_API_URL set
 import asyncio
 import contextlib
 import logging
-import shlex
-import sys
 from typing import Any
 
 from prefect import Flow, get_client
@@ -17,7 +15,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from prefect_federated.agents.overseer import CONTROLLER_POOL, Overseer
 from prefect_federated.agents.processes import end_with_parent, log_to_stderr, until_signal
-from prefect_federated.agents.worker import ControllerWorker
+from prefect_federated.agents.worker import ControllerWorker, warm_starts
 from prefect_federated.flows.fedavg import fedavg
 
 BUILT_IN: "tuple[Flow[..., Any], ...]" = (fedavg,)
@@ -42,7 +40,6 @@ async def register() -> None:
             "default",
             work_pool_name=CONTROLLER_POOL,
             entrypoint_type=EntrypointType.MODULE_PATH,
-            job_variables={"command": shlex.join([sys.executable, "-m", "prefect.engine"])},
             description=flow.description,
             tags=["built-in"],
         )
@@ -53,7 +50,7 @@ async def main() -> None:
     """Registers, then runs worker and overseer until SIGTERM."""
     await register()
     worker = ControllerWorker(CONTROLLER_POOL, name="server", create_pool_if_not_found=False)
-    async with get_client() as client:
+    async with get_client() as client, warm_starts():
         running = [
             asyncio.create_task(worker.start(printer=log.info)),
             asyncio.create_task(Overseer(client).run()),

@@ -4,11 +4,14 @@ Both report a crash once (Prefect's own process worker does it twice, and the se
 overwrite a restart), and neither gives up when the API is away for a while.
 """
 
+import asyncio
+import contextlib
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -33,11 +36,40 @@ from prefect.workers.process import (
     ProcessWorkerResult,
 )
 
+from prefect_federated.agents import fork_server, fork_stub
+from prefect_federated.agents.processes import Child
+
 Result = TypeVar("Result")
 
 _BACKOFF_S = (1.0, 2.0, 3.0, 5.0)
 
 log = logging.getLogger("prefect_federated.worker")
+
+
+FORK_SOCKET = "PREFECT_FEDERATED_FORK_SOCKET"
+
+
+@contextlib.asynccontextmanager
+async def warm_starts() -> AsyncIterator[None]:
+    """Keeps a fork server beside the worker that runs in the block; see `fork_server`."""
+    with tempfile.TemporaryDirectory(prefix="prefect-federated-") as folder:
+        os.environ[FORK_SOCKET] = f"{folder}/fork"
+        command = [sys.executable, "-m", fork_server.__name__, os.environ[FORK_SOCKET]]
+        child = asyncio.create_task(Child("fork server", command, os.environ).run())
+        try:
+            yield
+        finally:
+            del os.environ[FORK_SOCKET]
+            child.cancel()
+            await asyncio.gather(child, return_exceptions=True)
+
+
+def start_command(module: str) -> str:
+    """Returns the command that runs a module as a run's process, warm where that is possible."""
+    path = os.environ.get(FORK_SOCKET)
+    if path is None:
+        return shlex.join([sys.executable, "-m", module])
+    return shlex.join([sys.executable, "-I", "-S", fork_stub.__file__, path, module])
 
 
 class _PatientWorker(ProcessWorker):
@@ -82,10 +114,32 @@ class _PatientWorker(ProcessWorker):
         return result
 
 
+class ControllerConfiguration(ProcessJobConfiguration):
+    """How the server runs a job: warm, unless its deployment has a command or steps of its own."""
+
+    def prepare_for_flow_run(
+        self,
+        flow_run: FlowRun,
+        deployment: DeploymentResponse | None = None,
+        flow: Flow | None = None,
+        work_pool: WorkPool | None = None,
+        worker_name: str | None = None,
+        worker_id: UUID | None = None,
+    ) -> None:
+        """Chooses the command."""
+        super().prepare_for_flow_run(
+            flow_run, deployment, flow, work_pool, worker_name, worker_id=worker_id
+        )
+        if not self._command_configured and not (deployment and deployment.pull_steps):
+            self.command = start_command("prefect.engine")
+            self._command_configured = True
+
+
 class ControllerWorker(_PatientWorker):
     """The server's worker, on the pool `federation`: one process a job, the controller."""
 
     type = "federated-controller"
+    job_configuration = ControllerConfiguration
     _display_name = "Federated controller"
     _description = "Runs the controllers of federated jobs, on the federation's server."
 
@@ -107,7 +161,7 @@ class SiteConfiguration(ProcessJobConfiguration):
         super().prepare_for_flow_run(
             flow_run, deployment, flow, work_pool, worker_name, worker_id=worker_id
         )
-        self.command = shlex.join([sys.executable, "-m", "prefect_federated.agents.site_process"])
+        self.command = start_command("prefect_federated.agents.site_process")
         self._command_configured = True
 
 

@@ -95,7 +95,12 @@ def takes(
             )
             for name, field in model.model_fields.items()
         ]
-        parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+        parameters.sort(  # what must be given first, then the job's own, then what all jobs have
+            key=lambda parameter: (
+                parameter.default is not inspect.Parameter.empty,
+                parameter.name in JobParameters.model_fields,
+            )
+        )
         with_fields.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_fields.__annotations__ = {p.name: p.annotation for p in parameters}
         lines = [f"    {name}: {field.description}" for name, field in model.model_fields.items()]

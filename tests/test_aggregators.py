@@ -6,12 +6,19 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from prefect_federated.aggregators import weighted_mean
 from prefect_federated.errors import UpdateRejected
 from prefect_federated.messages import Reply, SiteFailure, Tensor, Update
 
 RANDOM = np.random.default_rng(11)
+
+
+def mean_of(arrays: list[Tensor], weights: list[float]) -> NDArray[np.float64]:
+    got = weighted_mean(updates_of(arrays, weights))["w"]
+    assert got.dtype == np.float64
+    return np.asarray(got, np.float64)
 
 
 def updates_of(arrays: list[Tensor], weights: list[float]) -> list[Reply]:
@@ -23,12 +30,12 @@ def updates_of(arrays: list[Tensor], weights: list[float]) -> list[Reply]:
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (40, 7), (600_001,)])
 def test_the_mean_is_numpys_in_float64(shape: tuple[int, ...]) -> None:
-    arrays = [RANDOM.normal(size=shape) for _ in range(5)]
+    arrays = [np.asarray(RANDOM.normal(size=shape)) for _ in range(5)]
     weights = [304.0, 293.0, 123.0, 200.0, 0.5]
-    got = weighted_mean(updates_of([np.asarray(a) for a in arrays], weights))["w"]
+    got = mean_of(list(arrays), weights)
     # Five products and sums and one quotient, each rounded to 2**-53: a few times 1e-16.
     np.testing.assert_allclose(got, np.average(arrays, axis=0, weights=weights), rtol=0, atol=2e-15)
-    assert (got.shape, got.dtype) == (shape, np.float64)
+    assert got.shape == shape
 
 
 def test_float32_tensors_are_summed_in_float64() -> None:
@@ -47,9 +54,8 @@ def test_float16_tensors_whose_sum_float16_cannot_hold_are_averaged() -> None:
 
 def test_the_order_of_arrival_does_not_matter() -> None:
     arrays: list[Tensor] = [RANDOM.normal(size=500) * 10.0 ** (i % 7) for i in range(20)]
-    replies = updates_of(arrays, [float(i + 1) for i in range(20)])
-    one = weighted_mean(replies)["w"]
-    other = weighted_mean(reversed(replies))["w"]
+    weights = [float(i + 1) for i in range(20)]
+    one, other = mean_of(arrays, weights), mean_of(arrays[::-1], weights[::-1])
     # Sums of 20 terms up to 1e6 in another order: each sum's rounding is 1e6 * 2**-53 at most.
     np.testing.assert_allclose(one, other, rtol=0, atol=20 * 1e7 * 2**-53)
 
@@ -79,8 +85,7 @@ def test_integer_tensors_are_rounded_to_the_nearest() -> None:
 def test_arrays_in_fortran_order_are_averaged_by_place() -> None:
     one = np.asfortranarray(RANDOM.normal(size=(30, 50)))
     two = RANDOM.normal(size=(50, 30)).T
-    got = weighted_mean(updates_of([one, two], [1.0, 1.0]))["w"]
-    np.testing.assert_allclose(got, (one + two) / 2, rtol=1e-15)
+    np.testing.assert_allclose(mean_of([one, two], [1.0, 1.0]), (one + two) / 2, rtol=1e-15)
 
 
 def test_failures_do_not_count() -> None:

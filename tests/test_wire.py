@@ -2,7 +2,8 @@
 
 import json
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def head_frame(tensors: object, blobs: object = None, header: object = None) -> 
     return Frame.UPDATE.value + json.dumps(body).encode()
 
 
-def entry(dtype: str, shape: list[object], begin_at: int, end_at: int) -> dict[str, object]:
+def entry(dtype: str, shape: Sequence[object], begin_at: int, end_at: int) -> dict[str, object]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin_at, end_at]}
 
 
@@ -78,7 +79,7 @@ def test_big_endian_arrays_arrive_with_their_values(code: str) -> None:
 
 def test_arrays_that_are_not_contiguous_arrive_with_their_values() -> None:
     base = np.random.default_rng(1).normal(size=(40, 50, 3))
-    sent = {
+    sent: dict[str, Tensor] = {
         "slice": base[3:30:4, ::-2, 1],
         "fortran": np.asfortranarray(base[..., 0]),
         "transposed": base.T,
@@ -141,7 +142,7 @@ def test_received_arrays_are_read_only() -> None:
     ],
 )
 def test_a_dtype_that_does_not_travel_is_refused_by_name(array: Tensor) -> None:
-    with pytest.raises(ProtocolError, match="'odd' has dtype .* does not travel.*float32"):
+    with pytest.raises(ProtocolError, match=r"'odd' has dtype .* does not travel.*float32"):
         encode(Frame.UPDATE, Message({}, {"odd": array}))
     with pytest.raises(ProtocolError, match="'odd'"):
         specs_of({"odd": array})
@@ -339,6 +340,6 @@ def test_however_the_payload_is_cut_it_arrives(cuts: list[int], shapes: list[lis
     incoming: Incoming = begin(encoded.head)
     incoming.allocate()
     places = sorted({0, len(payload), *(cut for cut in cuts if cut < len(payload))})
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         incoming.feed(Frame.DATA.value + payload[start:end])
     assert_same(incoming.message().tensors, sent)

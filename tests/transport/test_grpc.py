@@ -20,7 +20,6 @@ from prefect_federated.errors import (
     ConnectionFailed,
     FederatedError,
     JobEnded,
-    ProtocolError,
 )
 from prefect_federated.executors import LoadedExecutor, Site, TaskFunction, serve
 from prefect_federated.kits import StartupKit
@@ -58,6 +57,19 @@ def open_endpoint(kits: Federation, hubs: list[Hub]) -> Iterator[Callable[..., t
         yield open_one
 
 
+@pytest.fixture
+def open_wire() -> Iterator[Callable[[int], "Wire"]]:
+    """Opens relays to a port of an endpoint, which the test can cut."""
+    with ExitStack() as stack:
+
+        def open_one(port: int) -> Wire:
+            wire = Wire(port)
+            stack.callback(wire.close)
+            return wire
+
+        yield open_one
+
+
 @dataclass
 class RunningSite:
     """A site's process, as a thread: it serves tasks until the job ends."""
@@ -68,7 +80,7 @@ class RunningSite:
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
@@ -87,7 +99,7 @@ class RunningSite:
 
 @pytest.fixture
 def start_site(
-    kits: Federation, hubs: list[Hub], open_endpoint: object
+    kits: Federation, hubs: list[Hub], open_endpoint: object, open_wire: object
 ) -> Iterator[Callable[..., RunningSite]]:
     """Starts sites: name, port, functions by kind of site task."""
     started: list[RunningSite] = []
@@ -104,7 +116,7 @@ def start_site(
 
 
 def halve(model: Tensors, site: Site) -> Update:
-    return Update({name: array / 2 for name, array in model.items()}, weight=2)
+    return Update({name: np.divide(array, 2) for name, array in model.items()}, weight=2)
 
 
 def ask(hub: Hub, *sites: str, model: Tensors = MODEL, lost_after_s: float = 30) -> Call:
@@ -175,15 +187,6 @@ class Wire:
         self.cut()
 
 
-@contextmanager
-def wire_to(port: int) -> Iterator[Wire]:
-    wire = Wire(port)
-    try:
-        yield wire
-    finally:
-        wire.close()
-
-
 def test_a_task_and_its_update_travel(
     open_endpoint: Callable[..., tuple[Hub, int]], start_site: Callable[..., RunningSite]
 ) -> None:
@@ -242,7 +245,9 @@ def test_twenty_megabytes_of_random_tensors_arrive_exactly_on_both_sides(
 
 
 def test_a_connection_cut_while_a_site_trains_costs_no_training(
-    open_endpoint: Callable[..., tuple[Hub, int]], start_site: Callable[..., RunningSite]
+    open_endpoint: Callable[..., tuple[Hub, int]],
+    start_site: Callable[..., RunningSite],
+    open_wire: Callable[[int], Wire],
 ) -> None:
     hub, port = open_endpoint("site-1")
     trained, go_on = [], threading.Event()
@@ -252,19 +257,19 @@ def test_a_connection_cut_while_a_site_trains_costs_no_training(
         assert go_on.wait(30)
         return halve(model, site)
 
-    with wire_to(port) as wire:
-        start_site("site-1", wire.own_port, train=train)
-        call = ask(hub, "site-1")
-        eventually(lambda: trained, "training")
-        wire.cut()
-        eventually(lambda: not hub.is_attached("site-1"), "the server notices")
-        eventually(lambda: hub.is_attached("site-1"), "the site attaches again")
-        go_on.set()
-        (update,) = list(call)
-        assert isinstance(update, Update)
-        assert trained == [1]
-        assert len(list(ask(hub, "site-1"))) == 1
-        hub.end("completed", "done")
+    wire = open_wire(port)
+    start_site("site-1", wire.own_port, train=train)
+    call = ask(hub, "site-1")
+    eventually(lambda: trained, "training")
+    wire.cut()
+    eventually(lambda: not hub.is_attached("site-1"), "the server notices")
+    eventually(lambda: hub.is_attached("site-1"), "the site attaches again")
+    go_on.set()
+    (update,) = list(call)
+    assert isinstance(update, Update)
+    assert trained == [1]
+    assert len(list(ask(hub, "site-1"))) == 1
+    hub.end("completed", "done")
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -272,6 +277,7 @@ def test_a_connection_cut_in_the_middle_of_the_bytes_is_made_up_for(
     way: str,
     open_endpoint: Callable[..., tuple[Hub, int]],
     start_site: Callable[..., RunningSite],
+    open_wire: Callable[[int], Wire],
 ) -> None:
     hub, port = open_endpoint("site-1")
     model: dict[str, Tensor] = {"w": np.random.default_rng(4).normal(size=1_000_000)}
@@ -281,21 +287,23 @@ def test_a_connection_cut_in_the_middle_of_the_bytes_is_made_up_for(
         trained.append(site.round)
         return Update({"w": received["w"] * 2})
 
-    with wire_to(port) as wire:
-        start_site("site-1", wire.own_port, train=train)
-        eventually(lambda: hub.is_attached("site-1"), "site-1 attaches")
-        wire.cut_after[way] = 4_000_000
-        replies = list(ask(hub, "site-1", model=model))
-        assert wire.cuts == 1
-        assert trained == [1]
-        (update,) = replies
-        assert isinstance(update, Update)
-        np.testing.assert_array_equal(update.tensors["w"], model["w"] * 2)
-        hub.end("completed", "done")
+    wire = open_wire(port)
+    start_site("site-1", wire.own_port, train=train)
+    eventually(lambda: hub.is_attached("site-1"), "site-1 attaches")
+    wire.cut_after[way] = 4_000_000
+    replies = list(ask(hub, "site-1", model=model))
+    assert wire.cuts == 1
+    assert trained == [1]
+    (update,) = replies
+    assert isinstance(update, Update)
+    np.testing.assert_array_equal(update.tensors["w"], model["w"] * 2)
+    hub.end("completed", "done")
 
 
 def test_a_newer_attempt_is_obeyed_and_an_older_one_refused(
-    open_endpoint: Callable[..., tuple[Hub, int]], start_site: Callable[..., RunningSite]
+    open_endpoint: Callable[..., tuple[Hub, int]],
+    start_site: Callable[..., RunningSite],
+    open_wire: Callable[[int], Wire],
 ) -> None:
     first, first_port = open_endpoint("site-1", epoch=1)
     second, second_port = open_endpoint("site-1", epoch=2)
@@ -306,31 +314,31 @@ def test_a_newer_attempt_is_obeyed_and_an_older_one_refused(
         assert go_on.wait(30)
         return Update(model)
 
-    with wire_to(first_port) as wire:
-        start_site("site-1", wire.own_port, train=train)
-        old_call = ask(first, "site-1", model={"w": MODEL["w"] + 100})
-        eventually(lambda: trained, "training for the first attempt")
-        wire.port = second_port
-        wire.cut()
-        new_call = ask(second, "site-1", model={"w": MODEL["w"] + 200})
-        go_on.set()
-        (update,) = list(new_call)  # not the first attempt's, which the site dropped
-        assert isinstance(update, Update)
-        assert update.tensors["w"][0, 0] == 200
-        assert trained == [100, 200]
-        assert old_call.reports["site-1"].bytes_received == 0
+    wire = open_wire(first_port)
+    start_site("site-1", wire.own_port, train=train)
+    old_call = ask(first, "site-1", model={"w": MODEL["w"] + 100})
+    eventually(lambda: trained, "training for the first attempt")
+    wire.port = second_port
+    wire.cut()
+    new_call = ask(second, "site-1", model={"w": MODEL["w"] + 200})
+    go_on.set()
+    (update,) = list(new_call)  # not the first attempt's, which the site dropped
+    assert isinstance(update, Update)
+    assert update.tensors["w"][0, 0] == 200
+    assert trained == [100, 200]
+    assert old_call.reports["site-1"].bytes_received == 0
 
-        wire.port = first_port
-        wire.cut()
-        reads = iter(old_call)
-        with pytest.raises(FederatedError, match=r"has seen attempt 2 .* this is attempt 1"):
-            next(reads)
-        assert not first.is_attached("site-1")
+    wire.port = first_port
+    wire.cut()
+    reads = iter(old_call)
+    with pytest.raises(FederatedError, match=r"has seen attempt 2 .* this is attempt 1"):
+        next(reads)
+    assert not first.is_attached("site-1")
 
-        wire.port = second_port
-        wire.cut()
-        assert len(list(ask(second, "site-1"))) == 1
-        second.end("completed", "done")
+    wire.port = second_port
+    wire.cut()
+    assert len(list(ask(second, "site-1"))) == 1
+    second.end("completed", "done")
 
 
 def test_an_executor_that_raises_gives_its_type_and_first_line_and_no_traceback(
@@ -360,7 +368,7 @@ def test_an_executor_that_raises_gives_its_type_and_first_line_and_no_traceback(
         (Update({"w": [1.0]}), "tensor 'w' is a list; give a NumPy array"),  # type: ignore[dict-item]
         (Update({"w": np.array(["a"])}), "dtype <U1, which does not travel"),
         (Update(MODEL, weight=0), "sent the weight 0.0; it must be above 0"),
-        (Update({"w": MODEL["w"] * np.nan}), "holds NaN or infinity"),
+        (Update({"w": np.full((2, 3), np.nan, np.float32)}), "holds NaN or infinity"),
         (None, "returned NoneType for the site task 'train'; return an Update"),
     ],
 )

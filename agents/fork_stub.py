@@ -1,0 +1,43 @@
+"""Stands in for a run's process that `fork_server` forks; see there. Imports little: it is to be
+quick. Run as `python -I -S fork_stub.py SOCKET MODULE`; without a server it runs the module itself.
+"""
+
+import array
+import json
+import os
+import signal
+import socket
+import sys
+
+
+def main(path: str, module: str) -> None:
+    """Asks for a fork, passes signals on to it, and ends as it ends."""
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.connect(path)
+    except OSError:
+        os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606 as given by us
+    request = {"module": module, "environment": dict(os.environ), "folder": os.getcwd()}
+    content = json.dumps(request).encode()
+    streams = array.array("i", [0, 1, 2])
+    server.sendmsg(
+        [len(content).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
+    )
+    server.sendall(content)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
+    status = server.recv(64)
+    end_as(int(status) if status else 1)
+
+
+def end_as(status: int) -> None:
+    """Ends with an exit status, or (below 0) by the same signal."""
+    if status < 0:
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
