@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from prefect_federated.agents.addresses import Address, bind
+from prefect_federated.agents.busy import AskAgainSoon
 from prefect_federated.agents.origins import OwnPagesOnly, certificate_names
 from prefect_federated.agents.peers import CertifiedOnly, PeerProtocol
 from prefect_federated.agents.processes import end_with_parent
@@ -53,7 +54,7 @@ def guarded(prefect_app: ASGIApp, kit: StartupKit) -> ASGIApp:
     What decides or records what an identity does belongs between registration and `OwnPagesOnly`:
     there `peers.identity_in(scope)` is certain, and nothing has happened yet.
     """
-    app: ASGIApp = SiteRegistration(prefect_app)
+    app: ASGIApp = SiteRegistration(AskAgainSoon(prefect_app))
     app = OwnPagesOnly(app, certificate_names(kit))
     return CertifiedOnly(app)
 

@@ -25,10 +25,13 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_federated.agents.processes import end_with_parent
+from prefect_federated.agents.processes import call_this_process, end_with_parent
 
-MODULES = ("prefect.engine", "prefect_federated.agents.site_process")
-"""What a stub may ask for."""
+MODULES = {
+    "prefect.engine": "fed-controller",
+    "prefect_federated.agents.site_process": "fed-site",
+}
+"""What a stub may ask for, and the process's name as `ps` and `top` show it."""
 
 _IMPORTED = (
     "prefect.engine",
@@ -43,6 +46,7 @@ _IMPORTED = (
     "prefect_federated.agents.site_flow",
     "prefect_federated.flows.fedavg",
 )
+_REQUEST_BYTES = 4 << 20
 _STREAMS = 3  # standard input, output and error
 
 
@@ -131,6 +135,8 @@ def _read_request(stub: socket.socket) -> tuple[dict[str, object], list[int]]:
     for _, _, content in ancillary:
         files.frombytes(content)
     missing, parts = int.from_bytes(head, "big"), []
+    if missing > _REQUEST_BYTES:
+        raise ValueError(f"a request of {missing} bytes")
     while missing > 0:
         part = stub.recv(missing)
         if not part:
@@ -148,6 +154,7 @@ def _become(request: dict[str, object], files: list[int]) -> None:
     code = 1
     try:
         end_with_parent()
+        call_this_process(MODULES[str(request["module"])])
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)

@@ -35,7 +35,7 @@ async def serve(folder: Path, state: Path | None = None, listen: str | None = No
         FederatedError: a part cannot start: the port is taken, the database cannot be reached.
     """
     kit = load_kit(folder, role=Role.SERVER)
-    state = state or state_folder(kit)
+    state = (state or state_folder(kit)).resolve()  # jobs run in folders of their own
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     gateway = _gateway_address(kit, listen)
     api = Address("127.0.0.1", _free_port())

@@ -47,7 +47,7 @@ class SimulationResult:
 
 
 def simulate(
-    flow: "str | Flow[..., object]" = "fedavg",
+    flow: "str | Flow[..., Any]" = "fedavg",
     *,
     sites: int | Sequence[str] | None = None,
     threads: int | None = None,
@@ -95,7 +95,7 @@ def simulate(
     )
 
 
-def load_flow(name: str) -> "Flow[..., object]":
+def load_flow(name: str) -> "Flow[..., Any]":
     """Returns a built-in flow by its name, or the one at "module:flow".
 
     Raises:
@@ -116,7 +116,7 @@ def load_flow(name: str) -> "Flow[..., object]":
     return found
 
 
-def _fitting(flow: "Flow[..., object]", parameters: Mapping[str, JsonValue]) -> dict[str, Any]:
+def _fitting(flow: "Flow[..., Any]", parameters: Mapping[str, JsonValue]) -> dict[str, Any]:
     """Returns the flow's parameters as the flow's types have them.
 
     Raises:

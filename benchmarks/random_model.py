@@ -26,7 +26,7 @@ def initialize(model: Tensors, site: Site) -> Update:
 def train(model: Tensors, site: Site) -> Update:
     """Returns the model plus the site's own constant, in fresh memory."""
     step = np.float32(_constant(site.name))
-    return Update({name: array + step for name, array in model.items()})
+    return Update({name: np.add(array, step) for name, array in model.items()})
 
 
 @functools.cache

@@ -117,8 +117,8 @@ def _run_job(
     return {
         **_figures(_table(environment, run_id), submitted),
         "total_s": ended - submitted,
-        "server_peak_rss_mb": max(memory["prefect.engine"].values()),
-        "site_peak_rss_mb": max(memory["prefect_federated.agents.site_process"].values()),
+        "server_peak_rss_mb": max(memory["fed-controller"].values()),
+        "site_peak_rss_mb": max(memory["fed-site"].values()),
     }
 
 
@@ -161,21 +161,17 @@ def _figures(table: list[dict[str, Any]], submitted: float) -> dict[str, object]
 
 @contextmanager
 def _watching_memory() -> Iterator[dict[str, dict[int, float]]]:
-    """Notes, until the block ends, the peak memory of the processes of a few modules."""
-    peaks: dict[str, dict[int, float]] = {
-        "prefect.engine": {}, "prefect_federated.agents.site_process": {},
-    }  # fmt: skip
+    """Notes, until the block ends, the peak memory of controllers and sites' job processes."""
+    peaks: dict[str, dict[int, float]] = {"fed-controller": {}, "fed-site": {}}
     done = threading.Event()
 
     def watch() -> None:
-        me = psutil.Process().username()
         while not done.wait(0.1):
-            for process in psutil.process_iter(["pid", "cmdline", "username"]):
-                command = process.info["cmdline"] or []
-                for module, found in peaks.items():
-                    if module in command and process.info["username"] == me:
-                        pid = process.info["pid"]
-                        found[pid] = max(found.get(pid, 0.0), peak_rss_mb(pid))
+            for process in psutil.process_iter(["pid", "name"]):
+                found = peaks.get(process.info["name"])
+                if found is not None:
+                    pid = process.info["pid"]
+                    found[pid] = max(found.get(pid, 0.0), peak_rss_mb(pid))
 
     thread = threading.Thread(target=watch)
     thread.start()

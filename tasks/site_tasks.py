@@ -36,15 +36,16 @@ def observe(call: Call) -> list[PrefectFuture[State[None]]]:
     ]
 
 
-class _QuietSuccess(logging.Filter):
-    """Drops the line that a site's Prefect task run is completed: the round has its own line."""
+class _OncePerRound(logging.Filter):
+    """Drops what a site's Prefect task run says of a success, and what it says twice of a failure.
+
+    The round has a line of its own, with the reasons of failures.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (
-            record.levelno == logging.INFO
-            and " · " in str(getattr(record, "task_run_name", ""))
-            and record.getMessage().startswith("Finished in state Completed")
-        )
+        said = ("Finished in state Completed", "Task run failed with state")
+        is_ours = " · " in str(getattr(record, "task_run_name", ""))
+        return not (is_ours and record.getMessage().startswith(said))
 
 
-logging.getLogger("prefect.task_runs").addFilter(_QuietSuccess())
+logging.getLogger("prefect.task_runs").addFilter(_OncePerRound())

@@ -237,7 +237,7 @@ def test_a_task_without_a_reply_is_reported(tmp_path: Path) -> None:
     link = TrialLink(task(1), task(2))
     with pytest.raises(JobEnded):
         serve(LoadedExecutor("trial", loop=loop), site(tmp_path), link)
-    assert [str(answer) for _, answer in link.answers][0] == "the executor's loop gave no reply"
+    assert str(link.answers[0][1]) == "the executor's loop gave no reply"
     assert isinstance(link.answers[1][1], Update)
 
 
@@ -256,7 +256,7 @@ def test_site_tasks_outside_a_job_say_how_to_run_them() -> None:
 
 
 def test_seeds_are_the_same_in_each_run_and_differ_by_site_and_job() -> None:
-    assert site_seed(0, "site-1") == 2230157404
+    assert site_seed(0, "site-1") == 1944301349
     seeds = {site_seed(seed, name) for seed in (0, 1, 2**32 - 1) for name in ("a", "b", "site-1")}
     assert len(seeds) == 9
     assert all(0 <= seed < 2**32 for seed in seeds)

@@ -73,6 +73,7 @@ class InprocEndpoint:
             except Exception as error:
                 log.exception("site %s: the executor's loop failed", site.name)
                 reason = str(failure_of("", error).header["error"])
+                link.detach()
                 self._hub.give_up(site.name, f"its loop ended: {reason}")
             finally:
                 link.end_turn()
@@ -114,6 +115,11 @@ class _Link:
 
     def attach(self, kinds: Sequence[str]) -> None:
         self._attachment = self.hub.attach(Hello(self.site, tuple(kinds)), self.sink)
+
+    def detach(self) -> None:
+        """Takes the site out, if it was in."""
+        if self._attachment is not None:
+            self.hub.detach(self._attachment)
 
     def receive(self) -> ReceivedTask:
         raise JobEnded("over", "this site's tasks come one by one")

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -64,7 +65,7 @@ def start(socket_path: Path) -> Iterator[Start]:
         yield started
 
 
-def _connections(process: psutil.Process) -> list[object]:
+def _connections(process: psutil.Process) -> list[Any]:
     try:
         return list(process.net_connections())
     except psutil.Error:
@@ -81,22 +82,22 @@ def test_a_run_is_a_fork_and_its_output_and_status_are_the_stubs(socket_path: Pa
 def test_a_killed_run_ends_its_stub_by_the_same_signal(start: Start) -> None:
     stub, run = start()
     run.kill()
-    stub.communicate(timeout=10)
+    stub.communicate(timeout=60)
     assert stub.returncode == -signal.SIGKILL
 
 
 def test_a_killed_stub_takes_its_run_with_it(start: Start) -> None:
     stub, run = start()
     stub.kill()
-    psutil.wait_procs([run], timeout=10)
+    psutil.wait_procs([run], timeout=60)
     assert not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
-    stub.communicate(timeout=10)
+    stub.communicate(timeout=60)
 
 
 def test_a_signal_to_the_stub_reaches_the_run(start: Start) -> None:
     stub, run = start()
     stub.send_signal(signal.SIGTERM)
-    stub.communicate(timeout=20)
+    stub.communicate(timeout=60)
     assert stub.returncode != 0
     assert not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
 

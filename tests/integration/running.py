@@ -1,7 +1,7 @@
 """What the integration tests share: a running federation, its jobs, and what there is to see."""
 
+import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +31,7 @@ from prefect_federated.tasks.snapshots import ModelRef, read_model
 
 EXECUTORS = Path(__file__).parent / "executors"
 PATIENCE_S = 120.0
+CONTROLLER, SITE = "fed-controller", "fed-site"  # how the processes of runs are named
 
 Found = TypeVar("Found")
 
@@ -107,6 +108,15 @@ class Running:
         """Returns the process ids of the site agents."""
         return {name: self.pid(name) for name in self.sandbox.sites}
 
+    def processes(self) -> list[psutil.Process]:
+        """Returns the processes of the federation that run."""
+        found: list[psutil.Process] = []
+        for agent in self.sandbox.processes:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(agent.pid)
+                found += [process, *process.children(recursive=True)]
+        return [process for process in found if name_of(process)]
+
     def end(self, name: str, number: signal.Signals) -> None:
         """Sends a signal to an agent and waits until it and all of its processes have ended."""
         agent = psutil.Process(self.pid(name))
@@ -133,6 +143,7 @@ class Job:
     sites: list[str]
     rounds: int
     _killed: set[int] = field(default_factory=set)
+    _submitted: float = field(default_factory=time.time)
 
     def open_gate(self, round: int) -> None:
         """Lets the sites that wait in a round go on."""
@@ -197,23 +208,28 @@ class Job:
         assert set(states.values()) == {kind}, {s: r.state for s, r in runs.items()}
         return runs
 
+    def processes(self) -> list[psutil.Process]:
+        """Returns the processes of this job: for each run its own, and the one that waits for it.
+
+        The former are forks and known by their names; so nothing else may be started meanwhile.
+        """
+        ids = {str(self.run_id), *(str(run.id) for run in self.site_runs().values())}
+        found = []
+        for process in self.federation.processes():
+            with contextlib.suppress(psutil.Error):
+                is_fork = process.name() in (CONTROLLER, SITE)
+                if (is_fork and process.create_time() >= self._submitted - 0.1) or (
+                    process.environ().get("PREFECT__FLOW_RUN_ID") in ids
+                ):
+                    found.append(process)
+        return found
+
     def controller(self) -> psutil.Process:
         """Returns the controller's process, once it has one."""
-        return eventually(self._controller, "the controller has a process")
-
-    def processes(self, controller: bool = True, sites: bool = True) -> list[psutil.Process]:
-        """Returns the processes of this job that run on this machine."""
-        ids = {str(self.run_id)} if controller else set()
-        if sites:
-            ids |= {str(run.id) for run in self.site_runs().values()}
-        return [p for p in psutil.process_iter() if _flow_run_of(p) in ids]
-
-    def wait_for_controller(self) -> psutil.Process:
-        """Waits until the controller has a process that was not killed before, and returns it."""
 
         def found() -> psutil.Process | None:
-            alive = [p for p in self.processes(sites=False) if p.pid not in self._killed]
-            return alive[0] if alive else None
+            names = {p: name_of(p) for p in self.processes() if p.pid not in self._killed}
+            return next((p for p, name in names.items() if name == CONTROLLER), None)
 
         return eventually(found, "the controller has a process")
 
@@ -221,24 +237,21 @@ class Job:
         """Ends the controller's process with SIGKILL; returns when (seconds since the epoch)."""
         process = self.controller()
         self._killed.add(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         return time.time()
 
     def kill_controller_until_failed(self) -> FlowRun:
-        """Ends each process of the controller until the job is given up; returns its flow run."""
+        """Ends what Prefect knows as the controller's process until the job is given up."""
 
         def failed() -> FlowRun | None:
-            if (process := self._controller()) is not None:
-                self._killed.add(process.pid)
-                os.kill(process.pid, signal.SIGKILL)
             run = self.run
+            pid = int((run.infrastructure_pid or "").rpartition(":")[2] or 0)
+            if pid not in self._killed and run.state is not None and run.state.is_running():
+                self._killed.add(pid)
+                psutil.Process(pid).kill()
             return run if run.state is not None and run.state.is_failed() else None
 
         return eventually(failed, "the job is given up")
-
-    def _controller(self) -> psutil.Process | None:
-        alive = [p for p in self.processes(sites=False) if p.pid not in self._killed]
-        return alive[0] if alive else None
 
     def task_runs(self) -> list[TaskRun]:
         """Returns the job's Prefect task runs."""
@@ -263,7 +276,8 @@ class Job:
         state = self.run.state
         assert state is not None
         assert state.is_completed(), state
-        record = json.loads((self.results / state.data.storage_key).read_text())  # no pickle
+        file = self.results / str(state.data.storage_key)
+        record = json.loads(file.read_text())  # a pickle would not do
         return ModelRef.model_validate(record["data"])
 
     def counted(self) -> NDArray[np.float64]:
@@ -284,13 +298,12 @@ class Job:
         np.testing.assert_allclose(self.counted(), expected, rtol=0, atol=1e-12)
 
 
-def _flow_run_of(process: psutil.Process) -> str | None:
+def name_of(process: psutil.Process) -> str:
+    """Returns a process's name, "" if it has ended."""
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return process.environ().get("PREFECT__FLOW_RUN_ID")
+        return process.name() if process.status() != psutil.STATUS_ZOMBIE else ""
     except psutil.Error:
-        return None
+        return ""
 
 
 @contextmanager
