@@ -131,14 +131,15 @@ class Sandbox:
         others.append(Process(name=name, pid=process.pid, created=created))
         self._write(record.model_copy(update={"processes": others}))
 
-    def start_server(self) -> None:
-        """Starts the server agent."""
+    def start_server(self, environment: Mapping[str, str] | None = None) -> None:
+        """Starts the server agent, with some variables over those of this process."""
         self.start_process(
             SERVER,
             [
                 "server", "start", "--kit", str(self.kit_folder(SERVER)),
                 "--state", str(self.state(SERVER)),
             ],
+            environment,
         )  # fmt: skip
 
     def start_site(self, name: str, data: Path | None = None, code: Sequence[Path] = ()) -> None:

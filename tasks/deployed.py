@@ -48,22 +48,25 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
     with get_client(sync_client=True) as client:
         epoch = _claim_epoch(client, run_id)
         try:
-            with _opened(job, client, run_id, epoch) as hub:
+            with _opened(job, client, run_id, epoch) as (runs, online):
                 try:
-                    yield hub
+                    dispatched = runs.dispatch(list(runs.hub.sites))
+                    client.update_flow_run_labels(run_id, {SITE_RUNS: dispatched})
+                    _wait_for_sites(job, runs, online)
+                    yield runs.hub
                 except StaleController:
                     raise
                 except Exception as error:
                     run = client.read_flow_run(run_id)
                     if _is_final(error) or run.run_count > retries:
-                        hub.end("failed", f"{type(error).__name__}: {error}")
+                        runs.end("failed", f"{type(error).__name__}: {error}")
                     raise
                 except BaseException:
                     if _is_cancelled(client.read_flow_run(run_id)):
-                        hub.end("cancelled", "the job was cancelled")
+                        runs.end("cancelled", "the job was cancelled")
                     raise
-                _stop_if_stale(client, run_id, hub)
-                hub.end("completed", "all rounds are done")
+                _stop_if_stale(client, run_id, runs.hub)
+                runs.end("completed", "all rounds are done")
         except StaleController as error:
             get_run_logger().warning("%s", error)
             raise Abort(str(error)) from error
@@ -94,7 +97,8 @@ def _claim_epoch(client: SyncPrefectClient, run_id: UUID) -> int:
 @contextmanager
 def _opened(
     job: JobParameters, client: SyncPrefectClient, run_id: UUID, epoch: int
-) -> Iterator[Hub]:
+) -> Iterator[tuple[SiteRuns, list[str]]]:
+    """Opens the job's endpoint and beats; yields the sites' runs, and who of them is online."""
     settings = Settings()
     if settings.kit is None:
         raise ConfigurationError(
@@ -107,20 +111,14 @@ def _opened(
     with GrpcEndpoint(hub, kit, len(asked), settings.endpoint_host, settings.limits) as endpoint:
         client.update_flow_run_labels(run_id, {ENDPOINT: endpoint.address})
         runs = SiteRuns(client, run_id, hub, job)
-        with _Pulse(client, run_id, hub, runs):
-            try:
-                client.update_flow_run_labels(run_id, {SITE_RUNS: runs.dispatch(asked)})
-                _wait_for_sites(job, hub, runs, online)
-                yield hub
-            finally:
-                if hub.is_over:
-                    runs.cancel(everyone=_is_cancelled(client.read_flow_run(run_id)))
+        with _Pulse(client, run_id, runs):
+            yield runs, online
         client.update_flow_run_labels(run_id, {BEAT: ""})  # silence from here on is no death
 
 
-def _wait_for_sites(job: JobParameters, hub: Hub, runs: SiteRuns, online: list[str]) -> None:
+def _wait_for_sites(job: JobParameters, runs: SiteRuns, online: list[str]) -> None:
     """Waits until enough sites are attached; see `JobParameters.min_sites`."""
-    asked = hub.sites
+    hub, asked = runs.hub, runs.hub.sites
     needed = job.min_sites or len(asked if job.sites else online)
     if hub.epoch > 1:  # a job that comes back goes on as soon as a round can reach its quorum
         needed = min(needed, job.updates_needed(len(asked)))
@@ -139,7 +137,7 @@ def _wait_for_sites(job: JobParameters, hub: Hub, runs: SiteRuns, online: list[s
                     f"{waited}. Missing: {reasons}."
                 )
             hub.changed.wait(max(0.0, min(deadline - hub.clock(), 1.0)))
-    get_run_logger().info("joined: %s", ", ".join(hub.attached()))
+    runs.note_present()
 
 
 def _stop_if_stale(client: SyncPrefectClient, run_id: UUID, hub: Hub) -> FlowRun:
@@ -159,10 +157,10 @@ def _stop_if_stale(client: SyncPrefectClient, run_id: UUID, hub: Hub) -> FlowRun
 class _Pulse:
     """A thread that beats, learns of cancellation and of newer attempts, and minds absent sites."""
 
-    def __init__(self, client: SyncPrefectClient, run_id: UUID, hub: Hub, runs: SiteRuns) -> None:
+    def __init__(self, client: SyncPrefectClient, run_id: UUID, runs: SiteRuns) -> None:
         self._client = client
         self._run_id = run_id
-        self._hub = hub
+        self._hub = runs.hub
         self._runs = runs
         self._log = get_run_logger()
         self._stop = threading.Event()
@@ -184,6 +182,7 @@ class _Pulse:
                     self._run_id, {BEAT: f"{self._hub.epoch}.{beat}", ROUND: self._hub.round}
                 )
                 self._obey()
+                self._runs.note_present()
                 self._runs.mind_absent()
             except StaleController:
                 return  # the flow learns it from the hub
@@ -194,8 +193,7 @@ class _Pulse:
     def _obey(self) -> None:
         run = _stop_if_stale(self._client, self._run_id, self._hub)
         if _is_cancelled(run):
-            self._hub.end("cancelled", "the job was cancelled")
-            self._runs.cancel(everyone=True)
+            self._runs.end("cancelled", "the job was cancelled")
         elif run.state is not None and run.state.is_final():
             self._hub.interrupt(f"the run was set to {run.state.name} from outside.")
-            self._hub.end("failed", f"the run was set to {run.state.name}")
+            self._runs.end("failed", f"the run was set to {run.state.name}")

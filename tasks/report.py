@@ -110,13 +110,16 @@ class RoundReport:
 
 
 def _mean_metrics(reports: list[SiteReport]) -> dict[str, float]:
-    sums: dict[str, float] = {}
-    weights: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for report in reports:
-        for name, value in (report.metrics or {}).items():
-            sums[name] = sums.get(name, 0.0) + report.metrics_weight * value
-            weights[name] = weights.get(name, 0.0) + report.metrics_weight
-    return {name: sums[name] / weights[name] for name in sums if weights[name] > 0}
+        for name in report.metrics or {}:
+            totals[name] = totals.get(name, 0.0) + report.metrics_weight
+    means = {name: 0.0 for name, total in totals.items() if total > 0}
+    for report in reports:
+        for name in means.keys() & (report.metrics or {}).keys():
+            share = report.metrics_weight / totals[name]  # at most 1, so that no product overflows
+            means[name] += share * (report.metrics or {})[name]
+    return means
 
 
 class Reporter:

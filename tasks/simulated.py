@@ -106,8 +106,9 @@ def _wait_for_sites(job: JobParameters, hub: Hub) -> None:
             left = deadline - hub.clock()
             if left <= 0 or len(hub.sites) - len(lost) < needed:
                 reasons = "; ".join(f"{site}: {reason}" for site, reason in lost.items())
+                waited = f" within {job.join_timeout_s:g} s" if left <= 0 else ""
                 raise NotEnoughSites(
-                    f"{joined} of the {needed} sites that the job needs called `site_tasks()` "
-                    f"within {job.join_timeout_s:g} s. {reasons or 'No loop failed'}."
+                    f"{joined} of the {needed} sites that the job needs called `site_tasks()`"
+                    f"{waited}. {reasons or 'No loop has failed'}."
                 )
             hub.changed.wait(left)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Collection
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -86,12 +87,13 @@ class SiteRuns:
     ) -> None:
         self._client = client
         self._run_id = run_id
-        self._hub = hub
+        self.hub = hub
         self._job = job
         self._log = get_run_logger()
         self._lock = threading.Lock()
         self._runs: dict[str, UUID] = {}
         self._starts: dict[tuple[str, int], int] = {}
+        self._present: set[str] = set()
 
     def dispatch(self, sites: list[str]) -> str:
         """Creates a flow run in the pool of each site that has none yet; returns them as JSON.
@@ -128,30 +130,43 @@ class SiteRuns:
         )
         return flow_run.id
 
+    def note_present(self) -> None:
+        """Logs which sites have joined, and which are gone, since it was called last."""
+        if self.hub.is_over:
+            return
+        with self._lock:
+            present, before = set(self.hub.attached()), self._present
+            self._present = present
+        if joined := sorted(present - before):
+            self._log.info("joined: %s", ", ".join(joined))
+        if gone := sorted(before - present):
+            self._log.info("no connection any more: %s", ", ".join(gone))
+
     def mind_absent(self) -> None:
         """Looks at the runs of sites that are not attached: starts crashed ones again, gives up
         those that cannot come back."""
-        if self._hub.is_over:
+        if self.hub.is_over:
             return
-        for site, run in self._read_runs().items():
+        absent = set(self.hub.sites) - set(self.hub.attached())
+        for site, run in self._read_runs(absent).items():
             state = run.state
-            if state is None or not state.is_final() or self._hub.is_attached(site):
+            if state is None or not state.is_final() or self.hub.is_attached(site):
                 continue
             if state.is_crashed() or state.is_completed():
                 self._start_again(site, run)
-            elif self._hub.given_up(site) is None:
+            elif self.hub.given_up(site) is None:
                 reason = f"its run is {state.name}: {state.message or 'no reason given'}"
                 self._log.warning("site %s: %s", site, reason)
-                self._hub.give_up(site, reason)
+                self.hub.give_up(site, reason)
 
     def _start_again(self, site: str, run: FlowRun) -> None:
-        tried = self._starts.get((site, self._hub.round), 0)
+        tried = self._starts.get((site, self.hub.round), 0)
         message = run.state.message if run.state else ""
         if tried >= _STARTS_A_ROUND:
-            if self._hub.given_up(site) is None:
-                self._hub.give_up(site, f"its process crashed {tried + 1} times: {message}")
+            if self.hub.given_up(site) is None:
+                self.hub.give_up(site, f"its process crashed {tried + 1} times: {message}")
             return
-        self._starts[(site, self._hub.round)] = tried + 1
+        self._starts[(site, self.hub.round)] = tried + 1
         self._log.warning("site %s: its process ended (%s); starting it again", site, message)
         self._client.set_flow_run_state(
             run.id,
@@ -159,13 +174,18 @@ class SiteRuns:
             force=True,
         )
 
-    def cancel(self, everyone: bool = False) -> None:
-        """Cancels the runs of sites that are not attached and so do not hear that the job is over.
+    def end(self, outcome: str, reason: str) -> None:
+        """Tells the sites that the job is over, and cancels the runs of those that do not hear it.
 
-        Args:
-            everyone: Cancel the attached ones, too: they may be at work for long before they hear.
+        Of a job that is cancelled, all runs are: an executor may be at work for long before it
+        hears of anything.
         """
-        for run in self._read_runs(everyone).values():
+        absent = set(self.hub.sites) - set(self.hub.attached())
+        self.hub.end(outcome, reason)
+        self._cancel(set(self.hub.sites) if outcome == "cancelled" else absent)
+
+    def _cancel(self, sites: Collection[str]) -> None:
+        for run in self._read_runs(sites).values():
             if run.state is None or run.state.is_final() or run.state.is_cancelling():
                 continue
             waiting = run.state.type in (StateType.SCHEDULED, StateType.PENDING)
@@ -184,14 +204,10 @@ class SiteRuns:
             )
         return f"its run is {run.state.name}: {run.state.message or 'it has not attached yet'}"
 
-    def _read_runs(self, everyone: bool = False) -> dict[str, FlowRun]:
-        """Returns the runs of the sites that are not attached, or of all of them."""
+    def _read_runs(self, sites: Collection[str]) -> dict[str, FlowRun]:
+        """Returns the runs of some sites, as they are now."""
         with self._lock:
-            wanted = {
-                run_id: site
-                for site, run_id in self._runs.items()
-                if everyone or not self._hub.is_attached(site)
-            }
+            wanted = {run_id: site for site, run_id in self._runs.items() if site in sites}
         if not wanted:
             return {}
         found = self._client.read_flow_runs(

@@ -37,6 +37,8 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Starts one Prefect server, in a process of its own, for all tests; returns its API's URL."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
 
@@ -47,6 +49,8 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ):
         server.start(timeout=90)
     yield server.api_url
+    APILogWorker.instance().drain()  # else they try to reach the server when it is gone
+    EventsWorker.drain_all()
     server.stop()
 
 
@@ -56,8 +60,14 @@ def prefect_api(prefect_url: str, tmp_path: Path) -> Iterator[str]:
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_LOCAL_STORAGE_PATH,
+        PREFECT_LOGGING_TO_API_ENABLED,
         temporary_settings,
     )
 
-    with temporary_settings({PREFECT_API_URL: prefect_url, PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
+    settings = {
+        PREFECT_API_URL: prefect_url,
+        PREFECT_LOCAL_STORAGE_PATH: tmp_path,
+        PREFECT_LOGGING_TO_API_ENABLED: False,
+    }
+    with temporary_settings(settings):
         yield prefect_url

@@ -1,4 +1,4 @@
-"""Warm starts, with a real fork server; the runs' API is a port of the test's own that stays silent."""
+"""Warm starts, with a real fork server; the API of the runs is a port that stays silent."""
 
 import os
 import signal

@@ -1,6 +1,7 @@
 """The overseer against a real Prefect API, with a clock of the test's own."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -35,10 +36,8 @@ class Trial:
         self.overseer = Overseer(client, clock=lambda: self.now)
 
     async def job(self, state: "State[None]", **labels: int | str) -> UUID:
-        try:
+        with contextlib.suppress(ObjectAlreadyExists):
             await self.client.create_work_pool(WorkPoolCreate(name=CONTROLLER_POOL))
-        except ObjectAlreadyExists:
-            pass
         run = await self.client.create_flow_run(some_job, work_pool_name=CONTROLLER_POOL)
         await self.set(run.id, state, **labels)
         return run.id

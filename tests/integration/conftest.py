@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.postgresql import database
 from tests.integration.running import Running, attended, running
 
 SITES = ["site-1", "site-2", "site-3"]
@@ -23,3 +24,10 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         return
     with running(tmp_path_factory.mktemp("federation"), SITES) as federation:
         yield federation
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """Runs PostgreSQL in a folder of its own; gives the URL of an empty database."""
+    with database() as url:
+        yield url

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, StateType, TaskRun
 
-from prefect_federated.agents.sandbox import Sandbox, start_sandbox
+from prefect_federated.agents.sandbox import USER, Sandbox, start_sandbox
 from prefect_federated.tasks.labels import SITE_RUNS
 from prefect_federated.tasks.snapshots import ModelRef, read_model
 
@@ -73,6 +74,7 @@ class Running:
         **parameters: object,
     ) -> "Job":
         """Starts a job whose sites follow a script, and returns it."""
+        self.wait_until_idle()
         asked = list(sites or self.sandbox.sites)
         parameters = {
             **self.parameters(rounds, script, asked), "executor": executor,
@@ -100,13 +102,17 @@ class Running:
         assert isinstance(config, dict)
         return Job(self, run_id, Path(config["notes"]), config["sites"], config["rounds"])
 
+    def command(self, *prefect: str, kit: str = USER) -> list[str]:
+        """Returns the command line of a `prefect` command through `connect`, as a person types."""
+        return [
+            sys.executable, "-m", "prefect_federated", "connect",
+            "--kit", str(self.sandbox.kit_folder(kit)), "--",
+            sys.executable, "-m", "prefect", *prefect,
+        ]  # fmt: skip
+
     def pid(self, name: str) -> int:
         """Returns the process id of the server's or a site's agent."""
         return next(process.pid for process in self.sandbox.processes if process.name == name)
-
-    def site_pids(self) -> dict[str, int]:
-        """Returns the process ids of the site agents."""
-        return {name: self.pid(name) for name in self.sandbox.sites}
 
     def processes(self) -> list[psutil.Process]:
         """Returns the processes of the federation that run."""
@@ -116,6 +122,18 @@ class Running:
                 process = psutil.Process(agent.pid)
                 found += [process, *process.children(recursive=True)]
         return [process for process in found if name_of(process)]
+
+    def forks(self, *names: str) -> list[psutil.Process]:
+        """Returns the processes of flow runs, of one job at a time; of all kinds if none is named.
+
+        Prefect knows of another process for each, which waits for it and ends as it ends.
+        """
+        wanted = names or (CONTROLLER, SITE)
+        return [process for process in self.processes() if name_of(process) in wanted]
+
+    def wait_until_idle(self) -> None:
+        """Waits until no process of a job is left."""
+        eventually(lambda: not self.forks(), "the jobs' processes end")
 
     def end(self, name: str, number: signal.Signals) -> None:
         """Sends a signal to an agent and waits until it and all of its processes have ended."""
@@ -143,7 +161,6 @@ class Job:
     sites: list[str]
     rounds: int
     _killed: set[int] = field(default_factory=set)
-    _submitted: float = field(default_factory=time.time)
 
     def open_gate(self, round: int) -> None:
         """Lets the sites that wait in a round go on."""
@@ -208,28 +225,12 @@ class Job:
         assert set(states.values()) == {kind}, {s: r.state for s, r in runs.items()}
         return runs
 
-    def processes(self) -> list[psutil.Process]:
-        """Returns the processes of this job: for each run its own, and the one that waits for it.
-
-        The former are forks and known by their names; so nothing else may be started meanwhile.
-        """
-        ids = {str(self.run_id), *(str(run.id) for run in self.site_runs().values())}
-        found = []
-        for process in self.federation.processes():
-            with contextlib.suppress(psutil.Error):
-                is_fork = process.name() in (CONTROLLER, SITE)
-                if (is_fork and process.create_time() >= self._submitted - 0.1) or (
-                    process.environ().get("PREFECT__FLOW_RUN_ID") in ids
-                ):
-                    found.append(process)
-        return found
-
     def controller(self) -> psutil.Process:
         """Returns the controller's process, once it has one."""
 
         def found() -> psutil.Process | None:
-            names = {p: name_of(p) for p in self.processes() if p.pid not in self._killed}
-            return next((p for p, name in names.items() if name == CONTROLLER), None)
+            forks = [p for p in self.federation.forks(CONTROLLER) if p.pid not in self._killed]
+            return forks[0] if forks else None
 
         return eventually(found, "the controller has a process")
 

@@ -5,6 +5,7 @@ import signal
 from prefect.client.schemas.objects import StateType
 from prefect.states import AwaitingRetry
 
+from prefect_federated.tasks.labels import ROUND
 from tests.integration.running import Running, eventually
 
 
@@ -46,11 +47,12 @@ def test_a_job_that_crashes_again_and_again_in_one_round_ends_failed_with_the_re
 ) -> None:
     job = federation.submit(script={"1": "wait at the gate"})
     job.wait_for_round(1)
+    eventually(lambda: job.run.labels.get(ROUND) == 1, "the job tells its round")
     run = job.kill_controller_until_failed()
     assert run.state is not None
     assert "crashed 4 times in round 1" in str(run.state.message)
     assert run.run_count <= 4
-    eventually(lambda: not job.processes(), "the job's processes end")
+    federation.wait_until_idle()
     job.wait_for_site_runs(StateType.CANCELLED)
 
 

@@ -3,26 +3,20 @@
 import hashlib
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
 
-from tests.integration.running import PATIENCE_S, Running, eventually
+from tests.integration.running import PATIENCE_S, Running
 
 
 def connect(federation: Running, *command: str) -> str:
     """Runs a command of Prefect as a user does, and returns what it prints."""
     ended = subprocess.run(
-        [
-            sys.executable, "-m", "prefect_federated", "connect",
-            "--kit", str(federation.sandbox.kit_folder()), "--",
-            sys.executable, "-m", "prefect", *command,
-        ],
-        capture_output=True, text=True, timeout=PATIENCE_S,
-    )  # fmt: skip
+        federation.command(*command), capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
@@ -50,16 +44,16 @@ def test_a_job_started_by_the_prefect_command_trains_a_model_that_anyone_finds(
     assert reference.sha256 in str(artifacts["fedavg-model"].description)
     assert "data:image/png;base64," in str(artifacts["fedavg-curves"].data)
     job.wait_for_site_runs(StateType.COMPLETED)
-    eventually(lambda: not job.processes(), "the job's processes end")
+    federation.wait_until_idle()
 
 
 def test_cancelling_a_job_ends_its_sites_within_ten_seconds(federation: Running) -> None:
     job = federation.submit(script={"1": "wait at the gate"})
     job.wait_for_round(1)
-    assert len(job.processes()) == 2 * 4
+    assert len(federation.forks()) == 4
     connect(federation, "flow-run", "cancel", str(job.run_id))
     began = time.monotonic()
-    eventually(lambda: not job.processes(), "the job's processes end")
+    federation.wait_until_idle()
     seconds = time.monotonic() - began
     print(f"cancelled: no process left after {seconds:.1f} s")
     assert seconds < 10
@@ -124,7 +118,7 @@ def test_an_executor_that_does_not_import_fails_the_job_at_once_with_what_to_do(
     for words in ("site-1", "ExecutorNotFound", "import hospital_x.heart", "--code"):
         assert words in message, message
     job.wait_for_site_runs(StateType.FAILED)
-    eventually(lambda: not job.processes(), "the job's processes end")
+    federation.wait_until_idle()
 
 
 def test_a_job_for_sites_that_do_not_exist_fails_at_once(federation: Running) -> None:

@@ -1,0 +1,68 @@
+"""A job's fields as a flow's parameters, and as a form in the Prefect UI."""
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+from pydantic import Field, ValidationError
+
+from prefect_federated.flows.fedavg import FedAvgJob, fedavg
+from prefect_federated.tasks.parameters import JobParameters, takes
+
+
+def test_the_form_of_a_job_has_each_field_with_description_range_and_default() -> None:
+    schema = parameter_schema(fedavg)
+    fields = schema.properties
+    assert list(fields) == [
+        "executor",
+        *(n for n in FedAvgJob.model_fields if n != "executor"),
+    ] or (set(fields) == set(FedAvgJob.model_fields))
+    assert schema.required == ["executor"]
+    for name, field in FedAvgJob.model_fields.items():
+        assert " ".join(str(field.description).split()) in " ".join(
+            fields[name]["description"].split()
+        )
+        if not field.is_required():
+            assert fields[name]["default"] == field.default
+    assert (fields["rounds"]["minimum"], fields["rounds"]["maximum"]) == (1, 1_000_000)
+    assert (fields["quorum"]["exclusiveMinimum"], fields["quorum"]["maximum"]) == (0, 1)
+    assert fields["seed"]["exclusiveMaximum"] == 2**32
+    assert fields["executor"]["pattern"].startswith("^[A-Za-z_]")
+    assert fields["executor"]["position"] == 0
+
+
+def test_a_flow_keeps_its_own_description() -> None:
+    assert str(fedavg.description).startswith("Trains one model on the data of many sites")
+
+
+class Job(JobParameters):
+    strength: float = Field(default=0.5, ge=0, description="How strong.")
+
+
+@takes(Job)
+def show(job: Job) -> Job:
+    """Returns the job."""
+    return job
+
+
+def test_fields_are_taken_one_by_one_and_checked() -> None:
+    job = show(executor="a.b:c", strength=2)
+    assert (job.executor, job.strength, job.rounds if hasattr(job, "rounds") else None) == (
+        "a.b:c", 2.0, None,
+    )  # fmt: skip
+    with pytest.raises(ValidationError, match="strength"):
+        show(executor="a", strength=-1)
+    with pytest.raises(ValidationError, match="extra"):
+        show(executor="a", strenght=1)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "a b", "a:b:c", "/etc/x.py", "a.py:f()", "../x", "1a", "a:", "a\n"]
+)
+def test_an_executor_is_an_import_path_and_nothing_else(path: str) -> None:
+    with pytest.raises(ValidationError, match="executor"):
+        JobParameters(executor=path)
+
+
+def test_jobs_do_not_share_a_config() -> None:
+    one, other = JobParameters(executor="a"), JobParameters(executor="a")
+    one.config["lr"] = 1
+    assert other.config == {}
