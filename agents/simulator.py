@@ -72,7 +72,7 @@ def simulate(
         ConfigurationError: no such flow, or parameters that do not fit it.
         JobError: the job could not go on.
 
-    >>> result = simulate("fedavg", sites=2, parameters={"executor": "mine"})  # doctest: +SKIP
+    `examples/hello_numpy/hello_numpy.py` is a whole example.
     """
     for folder in code:
         if not Path(folder).is_dir():

@@ -28,6 +28,8 @@ from prefect_federated.tasks.site_runs import SiteRuns, choose_sites
 from prefect_federated.transport.grpc_server import GrpcEndpoint
 from prefect_federated.transport.hub import Hub
 
+_ATTACH_AGAIN_S = 5.0  # sites look for their controller every 3 s
+
 
 @contextmanager
 def deployed(job: JobParameters) -> Iterator[Hub]:
@@ -137,7 +139,19 @@ def _wait_for_sites(job: JobParameters, runs: SiteRuns, online: list[str]) -> No
                     f"{waited}. Missing: {reasons}."
                 )
             hub.changed.wait(max(0.0, min(deadline - hub.clock(), 1.0)))
+    if hub.epoch > 1:
+        _wait_for_the_rest(runs)
     runs.note_present()
+
+
+def _wait_for_the_rest(runs: SiteRuns) -> None:
+    """Waits a moment for the sites that are at work: the round in flight should lose none."""
+    hub, at_work = runs.hub, runs.at_work()
+    deadline = hub.clock() + _ATTACH_AGAIN_S
+    with hub.changed:
+        while not at_work <= set(hub.attached()) and hub.clock() < deadline:
+            hub.raise_if_stale()
+            hub.changed.wait(deadline - hub.clock())
 
 
 def _stop_if_stale(client: SyncPrefectClient, run_id: UUID, hub: Hub) -> FlowRun:

@@ -193,6 +193,11 @@ class SiteRuns:
             # Not by force: a run that has ended in between must stay as it ended.
             self._client.set_flow_run_state(run.id, state(message="The job is over."))
 
+    def at_work(self) -> set[str]:
+        """Returns the sites whose run is in a process now."""
+        runs = self._read_runs(self.hub.sites)
+        return {site for site, run in runs.items() if run.state and run.state.is_running()}
+
     def why_absent(self, site: str) -> str:
         """Returns, in a few words, why a site has not joined."""
         run = self._client.read_flow_run(self._runs[site]) if site in self._runs else None

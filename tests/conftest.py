@@ -40,7 +40,11 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_SERVER_DATABASE_CONNECTION_URL,
+        temporary_settings,
+    )
 
     database = tmp_path_factory.mktemp("prefect") / "prefect.db"
     server = SubprocessASGIServer(port=free_port())
@@ -49,8 +53,9 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ):
         server.start(timeout=90)
     yield server.api_url
-    APILogWorker.instance().drain()  # else they try to reach the server when it is gone
-    EventsWorker.drain_all()
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        APILogWorker.instance().drain()  # else they try to reach the server when it is gone
+        EventsWorker.drain_all()
     server.stop()
 
 
@@ -59,6 +64,7 @@ def prefect_api(prefect_url: str, tmp_path: Path) -> Iterator[str]:
     """Makes flows of this test run against the tests' Prefect server; returns its API's URL."""
     from prefect.settings import (
         PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOCAL_STORAGE_PATH,
         PREFECT_LOGGING_TO_API_ENABLED,
         temporary_settings,
@@ -68,6 +74,7 @@ def prefect_api(prefect_url: str, tmp_path: Path) -> Iterator[str]:
         PREFECT_API_URL: prefect_url,
         PREFECT_LOCAL_STORAGE_PATH: tmp_path,
         PREFECT_LOGGING_TO_API_ENABLED: False,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
     }
     with temporary_settings(settings):
         yield prefect_url

