@@ -17,6 +17,7 @@ from typing import Any
 from prefect import Flow
 from prefect.exceptions import ParameterBindError, ParameterTypeError
 from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     temporary_settings,
@@ -164,6 +165,7 @@ def _settings(target: Path) -> Iterator[None]:
         {
             PREFECT_LOCAL_STORAGE_PATH: target.resolve(),
             PREFECT_SERVER_ANALYTICS_ENABLED: False,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread would hold up the end of a job
         }
     ):
         yield

@@ -6,13 +6,12 @@ A message is a small JSON header, named tensors and named blobs. How it looks in
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
-Tensor: TypeAlias = NDArray[np.generic]
+Tensor: TypeAlias = NDArray[Any]
 Tensors: TypeAlias = Mapping[str, Tensor]
 """Named arrays; the order of the names is kept on the wire."""
 

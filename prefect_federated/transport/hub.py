@@ -148,12 +148,11 @@ class Hub:
                     f"{PROTOCOL_VERSION}; upgrade prefect-federated at the {older}."
                 )
             if hello.epoch > self.epoch:
-                self._stale = (
+                # A site's word alone stops no job: Prefect knows which attempt is the newest.
+                raise StaleController(
                     f"site {hello.site!r} has seen attempt {hello.epoch} of job {self.job}; this "
-                    f"is attempt {self.epoch}, which stops here."
+                    f"is attempt {self.epoch}."
                 )
-                self.changed.notify_all()
-                raise StaleController(self._stale)
             if self._ended is not None:
                 raise JobEnded(self._ended.outcome, self._ended.reason)
             if site.attachment is not None:
