@@ -29,7 +29,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import Flow, FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 from prefect.workers.process import (
     ProcessJobConfiguration,
     ProcessWorker,
@@ -194,7 +194,9 @@ class FederatedSiteWorker(_PatientWorker):
     async def _report_orphans(self) -> None:
         """Reports the runs of an earlier worker of this site whose processes are gone."""
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
-        types = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+        types = FlowRunFilterStateType(
+            any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+        )
         runs = await self.client.read_flow_runs(
             work_pool_filter=pool,
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=types)),
@@ -204,7 +206,8 @@ class FederatedSiteWorker(_PatientWorker):
                 continue
             message = "The site's agent was restarted, and the process is gone."
             log.warning("flow run %s: %s", run.name, message)
-            await self.client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+            state = Cancelled if run.state and run.state.is_cancelling() else Crashed
+            await self.client.set_flow_run_state(run.id, state(message=message), force=True)
 
 
 def is_alive_here(run: FlowRun) -> bool:

@@ -56,6 +56,8 @@ CHANNEL_OPTIONS = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),  # it would let a fast line fill memory before anybody reads
+    ("grpc.http2.lookahead_bytes", 4 << 20),
 ]
 _SERVER_OPTIONS = [
     *CHANNEL_OPTIONS,

@@ -45,7 +45,7 @@ def test_a_site_whose_process_is_killed_is_started_again_and_takes_part_again(
 def test_a_job_that_crashes_again_and_again_in_one_round_ends_failed_with_the_reason(
     federation: Running,
 ) -> None:
-    job = federation.submit(script={"1": "wait at the gate"})
+    job = federation.submit(script={"1": "wait at the gate"}, sites=["site-1"])
     job.wait_for_round(1)
     eventually(lambda: job.run.labels.get(ROUND) == 1, "the job tells its round")
     run = job.kill_controller_until_failed()
