@@ -1,4 +1,4 @@
-# The daily commands. Everything they need goes into .venv; nothing outside the checkout is written.
+# The daily commands. Everything that they install goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -101,6 +102,19 @@ def run(folder: Path, listen_on: Address) -> None:
         log.info("stopped")
 
 
+def _brief_when_busy(*arguments: Any, **named: Any) -> logging.LogRecord:
+    """Makes a log record, of one line where SQLite was busy: Prefect's loops simply try again.
+
+    On SQLite this happens about once a minute, and Prefect logs a hundred lines of traceback.
+    """
+    record = logging.LogRecord(*arguments, **named)
+    if record.exc_info and "database is locked" in str(record.exc_info[1]):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg = f"SQLite was busy, it is tried again ({record.getMessage().strip()})"
+        record.args, record.exc_info = (), None
+    return record
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the API as its command line says; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m prefect_federated.agents.api")
@@ -108,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--listen", required=True, metavar="HOST:PORT")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s api: %(message)s", level="WARNING")
+    logging.setLogRecordFactory(_brief_when_busy)
     log.setLevel("INFO")
     try:
         run(options.kit, Address.parse(options.listen))

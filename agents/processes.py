@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from prefect_federated.errors import ConfigurationError, FederatedError, KitError
 
@@ -44,6 +45,25 @@ def call_this_process(name: str) -> None:
     """Gives this process a name of at most 15 letters, as `ps` and `top` show it (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
+
+
+def agent_environment(state: Path) -> dict[str, str]:
+    """Returns the environment of an agent's processes; what an operator has set stays.
+
+    Temporary files are the agent's own: Prefect's runners share a folder in the system's, which
+    belongs to the first user of the machine. Whatever points Prefect elsewhere is left out.
+    """
+    temporary = state / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
+    elsewhere = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE")
+    inherited = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    return {
+        "PREFECT_HOME": str(state / "prefect"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "TMPDIR": str(temporary),
+        **LEAN_MEMORY,
+        **inherited,
+    }
 
 
 class Child:

@@ -251,7 +251,8 @@ def create_sandbox(folder: Path, sites: Sequence[str]) -> Sandbox:
     if (folder / "sandbox.json").is_file():
         if open_sandbox(folder).is_running:
             raise ConfigurationError(
-                f"a sandbox runs in {folder}; stop it with `prefect-federated sandbox stop`."
+                f"a sandbox runs in {folder}; stop it with "
+                f"`prefect-federated sandbox stop --folder {folder}`."
             )
         shutil.rmtree(folder)
     elif folder.exists() and any(folder.iterdir()):

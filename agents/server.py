@@ -13,7 +13,7 @@ import httpx
 
 from prefect_federated.agents.addresses import Address, bind
 from prefect_federated.agents.forwarder import Forwarder
-from prefect_federated.agents.processes import LEAN_MEMORY, Child, until_signal
+from prefect_federated.agents.processes import Child, agent_environment, until_signal
 from prefect_federated.kits import Role, ServerAddress, StartupKit, load_kit
 
 _START_S = 120.0
@@ -70,6 +70,7 @@ async def serve(folder: Path, state: Path | None = None, listen: str | None = No
         try:
             bind(gateway).close()  # a port that is taken is said at once
             running.append(asyncio.create_task(api_child.run()))
+            await _first(stop, running, _listening(api))
             await _first(stop, running, forwarder.wait_until_reachable(_START_S))
             running.append(asyncio.create_task(gateway_child.run()))
             running.append(asyncio.create_task(controller_child.run()))
@@ -104,6 +105,18 @@ async def _first(
         task.result()
 
 
+async def _listening(api: Address) -> None:
+    """Waits until the API takes connections; it has a database to set up at its first start."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(api.host, api.port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            return
+
+
 async def _ready(url: str) -> None:
     """Waits until the built-in deployments are registered and the worker polls."""
     async with httpx.AsyncClient(base_url=f"{url}/", trust_env=False) as api:
@@ -130,19 +143,15 @@ def _environment(kit: StartupKit, state: Path) -> dict[str, str]:
     """Returns the environment of the server's processes; what an operator has set stays."""
     database = f"sqlite+aiosqlite:///{state / 'prefect.db'}"
     defaults = {
-        "PREFECT_HOME": str(state / "prefect"),
         "PREFECT_LOCAL_STORAGE_PATH": str(state / "results"),
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # never pickle
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": os.environ.get(
             "PREFECT_API_DATABASE_CONNECTION_URL", database
         ),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        **LEAN_MEMORY,
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
-    inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    return {**defaults, **inherited, "PREFECT_FEDERATED_KIT": str(kit.folder)}
+    return {**defaults, **agent_environment(state), "PREFECT_FEDERATED_KIT": str(kit.folder)}
 
 
 def _free_port() -> int:

@@ -19,6 +19,7 @@ from prefect.exceptions import ParameterBindError, ParameterTypeError
 from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_RESULTS_DEFAULT_SERIALIZER,
     PREFECT_SERVER_ANALYTICS_ENABLED,
     temporary_settings,
 )
@@ -164,6 +165,7 @@ def _settings(target: Path) -> Iterator[None]:
     with temporary_settings(
         {
             PREFECT_LOCAL_STORAGE_PATH: target.resolve(),
+            PREFECT_RESULTS_DEFAULT_SERIALIZER: "json",  # Prefect's own default is pickle
             PREFECT_SERVER_ANALYTICS_ENABLED: False,
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread would hold up the end of a job
         }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefect_federated.agents.forwarder import Forwarder
-from prefect_federated.agents.processes import LEAN_MEMORY, Child, until_signal
+from prefect_federated.agents.processes import Child, agent_environment, until_signal
 from prefect_federated.agents.server import state_folder
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.kits import Role, StartupKit, load_kit
@@ -67,11 +67,8 @@ def _environment(kit: StartupKit, data: Path, state: Path, code: Sequence[Path])
     paths = [str(folder.resolve()) for folder in code]
     inherited = os.environ.get("PYTHONPATH")
     return {
-        "PREFECT_HOME": str(state / "prefect"),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        **LEAN_MEMORY,
         "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
-        **os.environ,
+        **agent_environment(state),
         "PYTHONPATH": os.pathsep.join([*paths, *([inherited] if inherited else [])]),
         "PREFECT_FEDERATED_KIT": str(kit.folder.resolve()),
         "PREFECT_FEDERATED_DATA": str(data),

@@ -52,7 +52,8 @@ FORK_SOCKET = "PREFECT_FEDERATED_FORK_SOCKET"
 @contextlib.asynccontextmanager
 async def warm_starts() -> AsyncIterator[None]:
     """Keeps a fork server beside the worker that runs in the block; see `fork_server`."""
-    with tempfile.TemporaryDirectory(prefix="prefect-federated-") as folder:
+    # Not in the agent's own folder for temporary files: a socket's path has 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="fed-", dir="/tmp") as folder:
         os.environ[FORK_SOCKET] = f"{folder}/fork"
         command = [sys.executable, "-m", fork_server.__name__, os.environ[FORK_SOCKET]]
         child = asyncio.create_task(Child("fork server", command, os.environ).run())

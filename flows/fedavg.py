@@ -25,7 +25,7 @@ class FedAvgJob(JobParameters):
     )
 
 
-@flow(name="fedavg", retries=2, persist_result=True)
+@flow(name="fedavg", retries=2, persist_result=True, result_serializer="json")
 @takes(FedAvgJob)
 def fedavg(job: FedAvgJob) -> ModelRef:
     """Trains one model on the data of many sites by federated averaging."""

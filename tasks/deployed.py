@@ -115,19 +115,23 @@ def _opened(
         runs = SiteRuns(client, run_id, hub, job)
         with _Pulse(client, run_id, runs):
             yield runs, online
-        client.update_flow_run_labels(run_id, {BEAT: ""})  # silence from here on is no death
+        try:
+            client.update_flow_run_labels(run_id, {BEAT: ""})  # silence from here on is no death
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            get_run_logger().warning("the last beat was not heard: %s", error)
 
 
 def _wait_for_sites(job: JobParameters, runs: SiteRuns, online: list[str]) -> None:
     """Waits until enough sites are attached; see `JobParameters.min_sites`."""
     hub, asked = runs.hub, runs.hub.sites
     needed = job.min_sites or len(asked if job.sites else online)
-    if hub.epoch > 1:  # a job that comes back goes on as soon as a round can reach its quorum
-        needed = min(needed, job.updates_needed(len(asked)))
-    deadline = hub.clock() + job.join_timeout_s
+    began, deadline = hub.clock(), hub.clock() + job.join_timeout_s
     with hub.changed:
         while len(hub.attached()) < needed:
             hub.raise_if_stale()
+            if hub.epoch > 1 and hub.clock() > began + job.lost_after_s:
+                # a job that comes back goes on without a site that is lost, as its rounds do
+                needed = min(needed, job.updates_needed(len(asked)))
             lost = {site: reason for site in asked if (reason := hub.given_up(site))}
             too_late = hub.clock() >= deadline
             if too_late or len(asked) - len(lost) < needed:
@@ -136,7 +140,7 @@ def _wait_for_sites(job: JobParameters, runs: SiteRuns, online: list[str]) -> No
                 waited = f" within {job.join_timeout_s:g} s" if too_late else ""
                 raise NotEnoughSites(
                     f"{len(hub.attached())} of the {needed} sites that the job needs have joined"
-                    f"{waited}. Missing: {reasons}."
+                    f"{waited}. Missing: {reasons.rstrip('.')}."
                 )
             hub.changed.wait(max(0.0, min(deadline - hub.clock(), 1.0)))
     if hub.epoch > 1:

@@ -38,7 +38,8 @@ class JobParameters(BaseModel):
     min_sites: int | None = Field(
         default=None,
         ge=1,
-        description="Sites that must have joined before the first round; all of them if empty.",
+        description="Sites that must have joined before the first round. If empty: all of "
+        "`sites`, or where that is empty too, all sites that are online.",
     )
     join_timeout_s: float = Field(
         default=120, gt=0, description="Seconds to wait for that many sites to join."

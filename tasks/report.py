@@ -161,7 +161,10 @@ class Reporter:
 
     def link_model(self, url: str, description: str) -> None:
         """Makes the artifact that links the job's model."""
-        create_link_artifact(url, key=f"{self._key}-model", description=description)
+        try:
+            create_link_artifact(url, key=f"{self._key}-model", description=description)
+        except Exception:  # a job does not fail because its model could not be linked
+            self._log.warning("the model could not be linked in the UI", exc_info=True)
 
     def _publish(self) -> None:
         """Keeps the progress artifact fresh, the table every few seconds, and all at the end."""
@@ -204,8 +207,9 @@ class Reporter:
         return 100.0 * done / self._rounds if self._rounds else 0.0
 
     def _publish_table(self) -> None:
-        create_table_artifact(
-            table=[dict(row) for row in self.history],
+        columns = dict.fromkeys(name for row in self.history for name in row)
+        create_table_artifact(  # the UI takes the columns from the first row
+            table=[{name: row.get(name, "") for name in columns} for row in self.history],
             key=f"{self._key}-rounds",
             description="One row a call to the sites; metrics are means over the sites",
         )

@@ -87,7 +87,7 @@ class _Handover:
         return self._states.pop()
 
 
-@task(name="snapshot", persist_result=True, cache_policy=NO_CACHE)
+@task(name="snapshot", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
 def write_snapshot(handover: _Handover) -> ModelRef:
     """Writes one snapshot and points to it; deletes the ones that are no longer needed.
 

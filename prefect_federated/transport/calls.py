@@ -297,7 +297,7 @@ class Call:
             reasons = "; ".join(f"{report.site}: {report.reason}" for report in failed)
             raise QuorumNotReached(
                 f"round {self.terms.round}, {self.kind}: {answered} of {len(self.sites)} sites "
-                f"answered, the quorum is {needed}. Missing: {reasons}."
+                f"answered, the quorum is {needed}. Missing: {reasons.rstrip('.')}."
             )
 
 

@@ -114,6 +114,15 @@ def test_a_job_that_crashes_four_times_in_one_round_fails_with_the_reason(trial:
     trial(steps)
 
 
+def test_a_label_that_lags_behind_the_round_is_no_progress(trial: Steps) -> None:
+    async def steps(t: Trial) -> None:
+        job = await t.job(Crashed(message="x"), round=0, crashes="3:2")
+        await t.look_after(0)
+        assert (await t.read(job)).labels[CRASHES] == "3:3"
+
+    trial(steps)
+
+
 def test_crashes_in_another_round_count_anew(trial: Steps) -> None:
     async def steps(t: Trial) -> None:
         job = await t.job(Crashed(message="x"), round=4, crashes="3:3")
