@@ -15,6 +15,7 @@ from prefect_federated.kits import ServerAddress, StartupKit
 
 DIAL_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 15.0
+LAST_WORD_TIMEOUT_S = 2.0
 """A server that has just started, or is busy, may take a while for its first answer."""
 
 _REFUSALS_OF_OUR_CERTIFICATE = {
@@ -102,6 +103,8 @@ class Dialer:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 connection.writer.write(request.encode())
                 answer = await connection.reader.read()
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self.explain(connection.server, await self._last_word(error)) from error
         except OSError as error:
             raise self.explain(connection.server, error) from error
         finally:
@@ -116,6 +119,24 @@ class Dialer:
                 f"GET /api/health: {body or 'no reason given'}. Its log says more."
             )
         return connection.server
+
+    async def _last_word(self, broken: OSError) -> OSError:
+        """Returns why a server closed a connection in the middle of our request.
+
+        Its TLS alert is lost where our request met the closed connection first, so another
+        connection only listens.
+        """
+        connection = await self.connect()
+        try:
+            async with asyncio.timeout(LAST_WORD_TIMEOUT_S):
+                await connection.reader.read(1)
+        except TimeoutError:
+            return broken
+        except OSError as error:
+            return error
+        finally:
+            connection.writer.transport.abort()
+        return broken
 
     def explain(self, server: ServerAddress, error: OSError) -> FederatedError:
         """Returns what an error on a connection to `server` means and what to do about it."""

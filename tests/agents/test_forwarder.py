@@ -324,11 +324,15 @@ def test_prefect_is_kept_from_using_a_proxy(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "intranet.example")
 
+    kit = heart.kit("site-1")
+
     async def use(forwarder: Forwarder) -> None:
         assert forwarder.environment() == {
             "PREFECT_API_URL": forwarder.url,
+            "PREFECT_UI_URL": f"https://{kit.servers[0]}",
+            "PREFECT_FEDERATED_KIT": str(kit.folder),
             "NO_PROXY": "intranet.example,127.0.0.1",
             "no_proxy": "intranet.example,127.0.0.1",
         }
 
-    forwarding(heart.kit("site-1"), use)
+    forwarding(kit, use)
