@@ -125,13 +125,12 @@ def _wait_for_sites(job: JobParameters, runs: SiteRuns, online: list[str]) -> No
     """Waits until enough sites are attached; see `JobParameters.min_sites`."""
     hub, asked = runs.hub, runs.hub.sites
     needed = job.min_sites or len(asked if job.sites else online)
-    began, deadline = hub.clock(), hub.clock() + job.join_timeout_s
+    if hub.epoch > 1:  # a job that comes back goes on without a site that is lost
+        needed = min(needed, job.updates_needed(len(asked)))
+    deadline = hub.clock() + job.join_timeout_s
     with hub.changed:
         while len(hub.attached()) < needed:
             hub.raise_if_stale()
-            if hub.epoch > 1 and hub.clock() > began + job.lost_after_s:
-                # a job that comes back goes on without a site that is lost, as its rounds do
-                needed = min(needed, job.updates_needed(len(asked)))
             lost = {site: reason for site in asked if (reason := hub.given_up(site))}
             too_late = hub.clock() >= deadline
             if too_late or len(asked) - len(lost) < needed:
