@@ -76,6 +76,12 @@ def bind(address: Address) -> socket.socket:
     return bound
 
 
+def free_port() -> int:
+    """Returns a port of 127.0.0.1 that nobody listens on now."""
+    with bind(Address("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def _cannot_listen(address: Address, error: OSError) -> ConfigurationError:
     if error.errno == errno.EADDRINUSE:
         advice = (

@@ -32,13 +32,18 @@ log = logging.getLogger("prefect_federated.processes")
 
 
 def end_with_parent() -> None:
-    """Makes this process receive SIGTERM when its parent dies, however the parent dies (Linux)."""
+    """Makes this process end at once when its parent dies, however the parent dies (Linux).
+
+    An agent that is stopped ends its children first, with patience. One that is killed takes its
+    forwarder with it: a child that would still report something had nobody to report to, and could
+    wait for minutes.
+    """
     if sys.platform != "linux":
         return
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def call_this_process(name: str) -> None:

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import psutil
 import yaml
 from pydantic import BaseModel
 
+from prefect_federated.agents.addresses import free_port
 from prefect_federated.agents.connection import connected
 from prefect_federated.errors import ConfigurationError, ConnectionFailed, FederatedError, KitError
 from prefect_federated.kits import StartupKit, load_kit
@@ -258,7 +258,7 @@ def create_sandbox(folder: Path, sites: Sequence[str]) -> Sandbox:
     elif folder.exists() and any(folder.iterdir()):
         raise ConfigurationError(f"{folder} is not empty and is no sandbox; name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     description = {
         "name": "sandbox",
         "servers": [{"name": SERVER, "organisation": "sandbox", "address": f"127.0.0.1:{port}"}],
@@ -323,9 +323,3 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 
 def _last_lines(file: Path, lines: int = 20) -> str:
     return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

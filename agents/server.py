@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
 import sys
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from prefect_federated.agents.addresses import Address, bind
+from prefect_federated.agents.addresses import Address, bind, free_port
 from prefect_federated.agents.forwarder import Forwarder
 from prefect_federated.agents.processes import Child, agent_environment, until_signal
 from prefect_federated.kits import Role, ServerAddress, StartupKit, load_kit
@@ -38,7 +37,7 @@ async def serve(folder: Path, state: Path | None = None, listen: str | None = No
     state = (state or state_folder(kit)).resolve()  # jobs run in folders of their own
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     gateway = _gateway_address(kit, listen)
-    api = Address("127.0.0.1", _free_port())
+    api = Address("127.0.0.1", free_port())
     environment = _environment(kit, state)
     inside = replace(kit, servers=(ServerAddress("api", api.host, api.port),))
     async with Forwarder(inside) as forwarder:
@@ -152,9 +151,3 @@ def _environment(kit: StartupKit, state: Path) -> dict[str, str]:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
     return {**defaults, **agent_environment(state), "PREFECT_FEDERATED_KIT": str(kit.folder)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

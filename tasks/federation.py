@@ -194,7 +194,8 @@ def federation(job: JobParameters) -> Iterator[Federation]:
     """
     simulation = current_simulation()
     opened = deployed(job) if simulation is None else simulated(job, simulation)
-    with opened as hub, Reporter(getattr(job, "rounds", None)) as reporter:
+    # The reporter ends last: no site waits for the pictures of a job that is over.
+    with Reporter(getattr(job, "rounds", None)) as reporter, opened as hub:
         fed = Federation(job, hub, reporter)
         token = _current.set(fed)
         try:

@@ -88,7 +88,7 @@ class _Site:
     attachment: Attachment | None = None
     left_at: float | None = None
     given_up: str | None = None
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None  # unknown until it attaches for the first time
     open: dict[str, Call] = field(default_factory=dict)
 
 
@@ -115,7 +115,7 @@ class Hub:
         self.round = 0
         self.clock = clock
         self.changed = threading.Condition(threading.RLock())
-        self._sites = {name: _Site() for name in sites}
+        self._sites = {name: _Site(left_at=clock()) for name in sites}
         self.awaited: Call | None = None  # the call whose next reply the controller waits for
         self.held_back = 0  # updates that wait for room
         self._calls = 0
@@ -267,14 +267,16 @@ class Hub:
                 if site.attachment is not None
                 or (
                     site.given_up is None
+                    and site.kinds is not None
                     and site.left_at is not None
                     and now - site.left_at < lost_after_s
                 )
             ]
 
     def can(self, site: str, kind: str) -> bool:
-        """Whether the site has said that it can do this kind of site task."""
-        return kind in self._sites[site].kinds
+        """Whether the site can do this kind of site task, or has not been here to say so."""
+        kinds = self._sites[site].kinds
+        return kinds is None or kind in kinds
 
     @property
     def is_over(self) -> bool:
@@ -282,7 +284,7 @@ class Hub:
         return self._ended is not None
 
     def absent_since(self, site: str) -> float | None:
-        """Returns since when (clock) a site has not been attached; None if it is or never was."""
+        """Returns since when (clock) a site has not been attached; None if it is."""
         return self._sites[site].left_at
 
     def is_attached(self, site: str) -> bool:

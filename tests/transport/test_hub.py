@@ -191,7 +191,7 @@ def test_a_site_can_do_what_it_said_it_can() -> None:
     trial.peer("a")
     assert trial.hub.can("a", "train")
     assert not trial.hub.can("a", "sing")
-    assert not trial.hub.can("b", "train")
+    assert trial.hub.can("b", "train")  # it has not said anything yet
 
 
 def test_a_failure_is_one_printable_line_however_the_site_words_it() -> None:
@@ -212,3 +212,23 @@ def test_all_open_tasks_of_a_site_fail_together_when_its_bytes_make_no_sense() -
     b.reply(calls[0])
     assert list(calls[1]) == [SiteFailure("a", "protocol error: nonsense")]
     assert [reply.site for reply in calls[0]] == ["a", "b"]
+
+
+def test_a_named_site_that_never_came_counts_as_failed_after_a_while() -> None:
+    trial = Trial.of("a", "b")
+    a = trial.peer("a")
+    call = trial.ask("a", "b")
+    a.send(Message({"id": call.id, "weight": 1}, {"w": np.ones(2)}))
+    replies = iter(call)
+    assert next(replies).site == "a"
+    trial.clock.now += 31
+    late = next(replies)
+    assert isinstance(late, SiteFailure)
+    assert late.reason == "no connection for 30 s"
+
+
+def test_sites_that_never_came_are_asked_only_by_name() -> None:
+    trial = Trial.of("a", "b")
+    trial.peer("a")
+    assert trial.hub.reachable(30) == ["a"]
+    assert trial.hub.can("b", "train")
