@@ -5,6 +5,7 @@ import threading
 from collections.abc import Collection
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -14,7 +15,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPoolStatus
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling
 
@@ -182,7 +183,10 @@ class SiteRuns:
         """
         absent = set(self.hub.sites) - set(self.hub.attached())
         self.hub.end(outcome, reason)
-        self._cancel(set(self.hub.sites) if outcome == "cancelled" else absent)
+        try:
+            self._cancel(set(self.hub.sites) if outcome == "cancelled" else absent)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            self._log.warning("runs of sites are left to the overseer to end: %s", error)
 
     def _cancel(self, sites: Collection[str]) -> None:
         for run in self._read_runs(sites).values():
