@@ -1,6 +1,7 @@
 """Network addresses of this project's processes, and the sockets that listen on them."""
 
 import errno
+import random
 import socket
 from dataclasses import dataclass
 
@@ -77,9 +78,18 @@ def bind(address: Address) -> socket.socket:
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 that nobody listens on now."""
-    with bind(Address("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Returns a port of 127.0.0.1 that nobody has now.
+
+    It is below those that Linux gives to outgoing connections: one of these could take the port
+    before its owner listens.
+    """
+    while True:
+        port = random.randrange(20_000, 32_768)
+        try:
+            bind(Address("127.0.0.1", port)).close()
+        except ConfigurationError:
+            continue
+        return port
 
 
 def _cannot_listen(address: Address, error: OSError) -> ConfigurationError:
