@@ -77,7 +77,7 @@ def snapshot(state: State) -> ModelRef:
 class _Handover:
     """Hands a state to a Prefect task, which would keep what it is given after its end.
 
-    Measured: with the state itself as parameter, an old model of 100 MB stays in memory.
+    Seen: with the state itself as parameter, the models of all earlier rounds stay in memory.
     """
 
     def __init__(self, state: State) -> None:
