@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from prefect_federated.agents.busy import AskAgainSoon
 from prefect_federated.agents.origins import OwnPagesOnly, certificate_names
 from prefect_federated.agents.peers import CertifiedOnly, PeerProtocol
 from prefect_federated.agents.processes import end_with_parent
+from prefect_federated.agents.prompt_work import PromptWork
 from prefect_federated.agents.registration import SiteRegistration
 from prefect_federated.errors import FederatedError
 from prefect_federated.kits import Role, StartupKit, load_kit
@@ -49,13 +50,15 @@ def prepare_environment() -> None:
     os.environ.setdefault("PREFECT_SERVER_UI_STATIC_DIRECTORY", str(home / "ui"))
 
 
-def guarded(prefect_app: ASGIApp, kit: StartupKit) -> ASGIApp:
+def guarded(
+    prefect_app: ASGIApp, kit: StartupKit, is_stopping: Callable[[], bool] = lambda: False
+) -> ASGIApp:
     """Returns Prefect's app inside the middleware that a request passes, outermost last.
 
     What decides or records what an identity does belongs between registration and `OwnPagesOnly`:
     there `peers.identity_in(scope)` is certain, and nothing has happened yet.
     """
-    app: ASGIApp = SiteRegistration(AskAgainSoon(prefect_app))
+    app: ASGIApp = SiteRegistration(PromptWork(AskAgainSoon(prefect_app), is_stopping))
     app = OwnPagesOnly(app, certificate_names(kit))
     return CertifiedOnly(app)
 
@@ -91,7 +94,10 @@ def run(folder: Path, listen_on: Address) -> None:
         prepare_environment()
         from prefect.server.api.server import create_app
 
-        api = server(guarded(create_app(final=True), kit), kit)
+        def is_stopping() -> bool:
+            return api.should_exit
+
+        api = server(guarded(create_app(final=True), kit, is_stopping), kit)
         # uvicorn raises the signal that stopped it once more, when all is closed.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)

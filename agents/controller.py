@@ -17,8 +17,9 @@ from prefect_federated.agents.overseer import CONTROLLER_POOL, Overseer
 from prefect_federated.agents.processes import end_with_parent, log_to_stderr, until_signal
 from prefect_federated.agents.worker import ControllerWorker, warm_starts
 from prefect_federated.flows.fedavg import fedavg
+from prefect_federated.flows.fedbuff import fedbuff
 
-BUILT_IN: "tuple[Flow[..., Any], ...]" = (fedavg,)
+BUILT_IN: "tuple[Flow[..., Any], ...]" = (fedavg, fedbuff)
 
 log = logging.getLogger("prefect_federated.controller")
 

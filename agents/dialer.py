@@ -12,23 +12,13 @@ from dataclasses import dataclass
 from prefect_federated.agents.relay import keep_alive
 from prefect_federated.errors import ConnectionFailed, FederatedError, KitError
 from prefect_federated.kits import ServerAddress, StartupKit
+from prefect_federated.transport.tls_failures import REFUSALS
 
 DIAL_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 15.0
 LAST_WORD_TIMEOUT_S = 2.0
 """A server that has just started, or is busy, may take a while for its first answer."""
 
-_REFUSALS_OF_OUR_CERTIFICATE = {
-    "TLSV1_ALERT_UNKNOWN_CA": "it is of another federation",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired",
-    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it was revoked",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it is not accepted",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it is not accepted",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "it is not accepted",
-    "TLSV1_ALERT_DECRYPT_ERROR": "it is of another federation",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "none was shown",
-    "TLSV1_ALERT_ACCESS_DENIED": "it is not let in",
-}
 _EXPIRED, _NOT_YET_VALID, _OTHER_NAME = 10, 9, 62  # X509_V_ERR_* of OpenSSL
 
 
@@ -144,10 +134,10 @@ class Dialer:
         match error:
             case ssl.SSLCertVerificationError():
                 return ConnectionFailed(f"{where} shows {self._flaw(error)}")
-            case ssl.SSLError() if error.reason in _REFUSALS_OF_OUR_CERTIFICATE:
+            case ssl.SSLError() if error.reason in REFUSALS:
                 return KitError(
                     f"{where} refuses the certificate in {kit.folder}: "
-                    f"{_REFUSALS_OF_OUR_CERTIFICATE[error.reason]} (TLS alert {error.reason}). Use "
+                    f"{REFUSALS[error.reason]} (TLS alert {error.reason}). Use "
                     f"the kit that the administrator of federation {kit.federation!r} made for "
                     f"{kit.identity.name!r}, or ask for a new one."
                 )

@@ -22,6 +22,9 @@ from prefect_federated.kits import ServerAddress, StartupKit
 _PART_BYTES = 256 * 1024
 _REASON_TIMEOUT_S = 2.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S, _DELAY_GROWTH = 0.5, 5.0, 1.5
+_PATIENCE_S = 9.0  # websockets wait for 10 s
+_DIAL_AGAIN_S = 0.5
+_RETRY_AFTER_S = 1
 
 log = logging.getLogger("prefect_federated.forwarder")
 
@@ -35,13 +38,24 @@ class Forwarder:
         kit: A checked startup kit.
         port: Port on 127.0.0.1; 0 takes a free one.
         user_id: Whose processes may use the port; this process's own user if None.
+        patience_s: Seconds for which a client waits while no server can be reached, before it is
+            told so. Prefect's client by itself waits for 2, 4, 8, 16 and 32 s after each failure,
+            which is an age where a server is restarted.
 
     Raises:
         KitError: the kit's files cannot be read any more.
     """
 
-    def __init__(self, kit: StartupKit, port: int = 0, *, user_id: int | None = None) -> None:
+    def __init__(
+        self,
+        kit: StartupKit,
+        port: int = 0,
+        *,
+        user_id: int | None = None,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
         self._kit = kit
+        self._patience_s = patience_s
         self._dialer = Dialer(kit)
         self._address = Address("127.0.0.1", port)
         self._user_id = os.geteuid() if user_id is None else user_id
@@ -166,7 +180,7 @@ class Forwarder:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         failure: FederatedError | None
         try:
-            connection = await self._dialer.connect()
+            connection = await self._connect()
         except FederatedError as error:
             failure = error
         else:
@@ -174,6 +188,19 @@ class Forwarder:
         if failure is not None:
             self._note_trouble(failure)
             await _answer_unavailable(reader, writer, failure)
+
+    async def _connect(self) -> ServerConnection:
+        """Returns a connection to a server; one that is not there is waited for, for a while."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._patience_s
+        while True:
+            try:
+                return await self._dialer.connect()
+            except ConnectionFailed as error:
+                self._note_trouble(error)
+                if loop.time() + _DIAL_AGAIN_S > give_up_at:
+                    raise
+            await asyncio.sleep(_DIAL_AGAIN_S)
 
     async def _carry(
         self,
@@ -239,7 +266,8 @@ async def _answer_unavailable(
     body = json.dumps({"detail": str(error)}).encode()
     head = (
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nRetry-After: {_RETRY_AFTER_S}\r\n"
+        "Connection: close\r\n\r\n"
     )
     with contextlib.suppress(OSError):
         async with asyncio.timeout(_REASON_TIMEOUT_S):

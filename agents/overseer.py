@@ -26,10 +26,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Failed
 
 from prefect_federated.agents.worker import is_alive_here
 from prefect_federated.tasks.labels import BEAT, CRASHES, ROUND
+from prefect_federated.tasks.paging import in_pages, read_all_async
 from prefect_federated.tasks.site_runs import SITE_FLOW
 
 CONTROLLER_POOL = "federation"
@@ -67,21 +69,31 @@ class Overseer:
 
     async def run(self) -> None:
         """Looks once a second, until it is cancelled."""
-        while True:
-            try:
-                await self.look()
-            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-                log.warning("the API does not answer (%s); nobody is judged meanwhile", error)
-                self._seen.clear()  # silence that could not be heard is no silence
-            await asyncio.sleep(_LOOK_EVERY_S)
+        # Prefect's client sleeps up to half a minute between its own attempts.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+            while True:
+                try:
+                    await self.look()
+                except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+                    log.warning("the API does not answer (%s); nobody is judged meanwhile", error)
+                    self._seen.clear()  # silence that could not be heard is no silence
+                await asyncio.sleep(_LOOK_EVERY_S)
 
     async def look(self) -> None:
         """Looks at every job once and mends what it can."""
-        unfinished = [StateType.RUNNING, StateType.PENDING, StateType.CRASHED, StateType.CANCELLING]
-        jobs = await self._client.read_flow_runs(
+        unfinished = [
+            StateType.RUNNING, StateType.PAUSED, StateType.PENDING, StateType.CRASHED,
+            StateType.CANCELLING,
+        ]  # fmt: skip
+        began = self._clock()
+        jobs = await read_all_async(
+            self._client.read_flow_runs,
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[CONTROLLER_POOL])),
             flow_run_filter=_in_states(unfinished),
         )
+        deaf_s = self._clock() - began  # the controllers' beats had to wait for the API, too
+        for seen in self._seen.values():
+            seen.since += deaf_s
         self._seen = {
             run_id: seen
             for run_id, seen in self._seen.items()
@@ -99,7 +111,9 @@ class Overseer:
         beat = str(job.labels.get(BEAT, ""))
         unchanged_s = self._unchanged_s(job.id, f"{job.state.type} {beat}")
         patience_s = _SILENCE_ALIVE_S if is_alive_here(job) else _SILENCE_S
-        if job.state.is_running() and beat and unchanged_s > patience_s:
+        # A job that waits for a person beats, too; one that is suspended has said its last beat.
+        is_at_work = job.state.is_running() or job.state.is_paused()
+        if is_at_work and beat and unchanged_s > patience_s:
             await self._restart(job, f"its controller has been silent for {unchanged_s:.0f} s")
         elif job.state.is_pending() and unchanged_s > _PENDING_S:
             await self._restart(job, f"it was not started within {unchanged_s:.0f} s")
@@ -128,6 +142,10 @@ class Overseer:
             await self._client.set_flow_run_state(job.id, Failed(message=message), force=True)
             return
         await self._client.update_flow_run_labels(job.id, {CRASHES: f"{number}:{crashes}"})
+        policy = job.empirical_policy
+        if policy.retries:  # Prefect counts this attempt as one of them, and it is none
+            policy = policy.model_copy(update={"retries": policy.retries + 1})
+            await self._client.update_flow_run(job.id, empirical_policy=policy)
         message = f"Taken over in round {number}: {reason}"
         log.warning("job %s: %s", job.name, message)
         await self._client.set_flow_run_state(job.id, AwaitingRetry(message=message), force=True)
@@ -136,7 +154,8 @@ class Overseer:
     async def _end_sites_of_ended_jobs(self) -> None:
         """Cancels what sites still run for jobs that are over, should they not have heard."""
         waiting = [StateType.SCHEDULED, StateType.PENDING]
-        runs = await self._client.read_flow_runs(
+        runs = await read_all_async(
+            self._client.read_flow_runs,
             flow_filter=FlowFilter(name=FlowFilterName(any_=[SITE_FLOW])),
             flow_run_filter=_in_states([StateType.RUNNING, *waiting]),
         )
@@ -154,11 +173,14 @@ class Overseer:
 
     async def _read(self, ids: set[str]) -> list[FlowRun]:
         valid = [UUID(run_id) for run_id in ids if _is_uuid(run_id)]
-        if not valid:
-            return []
-        return await self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=valid))
-        )
+        return [
+            run
+            for some in in_pages(valid)
+            for run in await read_all_async(
+                self._client.read_flow_runs,
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(some))),
+            )
+        ]
 
 
 def _in_states(types: list[StateType]) -> FlowRunFilter:

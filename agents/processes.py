@@ -64,7 +64,7 @@ def agent_environment(state: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in elsewhere}
     return {
         "PREFECT_HOME": str(state / "prefect"),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "0.2",  # the server holds the question: `prompt_work`
         "TMPDIR": str(temporary),
         **LEAN_MEMORY,
         **inherited,

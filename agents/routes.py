@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Collection
+from dataclasses import dataclass
 from uuid import UUID
 
 import httpx
@@ -28,8 +29,24 @@ _ATTEMPTS = 3
 _RETRY_DELAY_S = 0.2
 
 
+class _NoAnswer(ConnectionFailed):
+    """The API gives no answer at present."""
+
+
+@dataclass
+class _Route:
+    """What is known of a job: a lookup, until when it holds, and where the job was before."""
+
+    until: float
+    lookup: asyncio.Task[Address]
+    last: Address | None
+
+
 class Routes:
     """Finds the address behind a TLS name; answers about a job are kept for `CACHE_S` seconds.
+
+    While the API gives no answer, a job is taken to be where it was: its controller lives on, and
+    its certificate tells whether it is the job's.
 
     Args:
         kit: The server's kit: names of the federation, and what the API is asked with.
@@ -42,7 +59,7 @@ class Routes:
         self._api = api
         self._job_suffix = kit.job_name("").lower()
         self._hosts = LOOPBACK_HOSTS | {server.host for server in kit.servers} | {*endpoint_hosts}
-        self._known: OrderedDict[str, tuple[float, asyncio.Task[Address]]] = OrderedDict()
+        self._known: OrderedDict[str, _Route] = OrderedDict()
         self._sni = {"sni_hostname": kit.api_name}
         self._client = httpx.AsyncClient(
             base_url=f"https://{api}",
@@ -66,14 +83,20 @@ class Routes:
         if job is None:
             return self._api
         found = self._known.get(job)
-        if found is None or found[0] < time.monotonic():
+        if found is None or found.until < time.monotonic():
             lookup = asyncio.create_task(self._look_up(job))
             lookup.add_done_callback(_note_outcome)
-            self._known[job] = found = (time.monotonic() + CACHE_S, lookup)
+            last = None if found is None else found.last
+            self._known[job] = found = _Route(time.monotonic() + CACHE_S, lookup, last)
             self._known.move_to_end(job)
             if len(self._known) > _CACHED_JOBS:
                 self._known.popitem(last=False)
-        return await asyncio.shield(found[1])
+        try:
+            found.last = await asyncio.shield(found.lookup)
+        except _NoAnswer:
+            if found.last is None:
+                raise
+        return found.last
 
     def _job_of(self, name: str | None) -> str | None:
         if name is None or not name.endswith(self._job_suffix):
@@ -89,7 +112,8 @@ class Routes:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise ConnectionFailed(f"job {job}: the API knows no such flow run")
         if response.is_error:
-            raise ConnectionFailed(
+            kind = _NoAnswer if response.is_server_error else ConnectionFailed
+            raise kind(
                 f"job {job}: the API at {self._api} answered {response.status_code} to "
                 f"GET /api/flow_runs/{job}; its log says why"
             )
@@ -115,7 +139,7 @@ class Routes:
                 response = await self._client.get(path, extensions=self._sni)
             except httpx.HTTPError as error:
                 if attempt == _ATTEMPTS:
-                    raise ConnectionFailed(
+                    raise _NoAnswer(
                         f"the API at {self._api} gives no answer "
                         f"({type(error).__name__}: {error}); is it running?"
                     ) from error

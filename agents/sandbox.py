@@ -52,7 +52,8 @@ class Process(BaseModel):
         """Returns the process if it still runs."""
         try:
             found = psutil.Process(self.pid)
-            is_it = abs(found.create_time() - self.created) < 1 and (
+            # Linux tells when it was started, from which it counts, give or take a second.
+            is_it = abs(found.create_time() - self.created) < 2 and (
                 found.status() != psutil.STATUS_ZOMBIE
             )
         except psutil.Error:

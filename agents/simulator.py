@@ -1,4 +1,4 @@
-"""A job on virtual sites in one process: the same flow, tasks, executors; another transport.
+"""A job on virtual sites: the same flow, tasks, filters and executors; another transport.
 
 Prefect's records go to the server that PREFECT_API_URL names, or to a temporary one.
 """
@@ -8,11 +8,11 @@ import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import Flow
 from prefect.exceptions import ParameterBindError, ParameterTypeError
@@ -25,10 +25,13 @@ from prefect.settings import (
 )
 from prefect.utilities.callables import get_call_parameters
 
+from prefect_federated.agents import temporary_server
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.messages import JsonValue, Tensor
+from prefect_federated.tasks.dask_runner import check_dask
 from prefect_federated.tasks.simulated import Simulation, simulating
 from prefect_federated.tasks.snapshots import ModelRef, read_model
+from prefect_federated.transport.inproc import Labels, Watcher
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,15 @@ def simulate(
     *,
     sites: int | Sequence[str] | None = None,
     threads: int | None = None,
+    processes: int | None = None,
+    runner: Literal["threads", "processes", "dask"] | None = None,
+    dask_address: str | None = None,
     data: Path | str | None = None,
     code: Sequence[Path | str] = (),
     output: Path | str | None = None,
     parameters: Mapping[str, JsonValue] | None = None,
+    labels: Labels | None = None,
+    watcher: Callable[[int | None], Watcher] | None = None,
 ) -> SimulationResult:
     """Runs a job on virtual sites and returns its model and metrics.
 
@@ -64,14 +72,24 @@ def simulate(
         flow: A built-in job's name, "module:flow", or a Prefect flow.
         sites: Number of virtual sites (named site-1, site-2, ...), or their names; if None, the
             sub-folders of `data`, or else 2.
-        threads: Site tasks that run at the same time; the number of processors if None.
+        threads: Site tasks that run at the same time on threads; the number of processors if None.
+        processes: Worker processes that run the site tasks instead; with `runner="dask"`, those of
+            a Dask cluster on this machine.
+        runner: Where site tasks run: "threads" (default), "processes" (default if `processes` is
+            given) or "dask", where each batch of a round's site tasks is a Prefect task run on a
+            Dask cluster.
+        dask_address: Address of a Dask scheduler, `tcp://host:port`; the folders of `data` and
+            `output` must then be the same for all its workers.
         data: Folder with one sub-folder of data a site.
         code: Folders to import executors from, beside what is installed.
         output: Folder for the model and snapshots; a new temporary one if None.
         parameters: The flow's parameters.
+        labels: Labels of sites, by site.
+        watcher: Given the job's rounds, makes what is told of the sites' progress.
 
     Raises:
-        ConfigurationError: no such flow, or parameters that do not fit it.
+        ConfigurationError: no such flow, parameters that do not fit it, or a runner that cannot be.
+        ConnectionFailed: Prefect's temporary server did not start.
         JobError: the job could not go on.
 
     `examples/hello_numpy/hello_numpy.py` is a whole example.
@@ -80,21 +98,49 @@ def simulate(
         if not Path(folder).is_dir():
             raise ConfigurationError(f"--code {folder} is not a folder.")
         sys.path.insert(0, str(Path(folder).resolve()))
-    found = load_flow(flow) if isinstance(flow, str) else flow
+    where = _runner(runner, processes, dask_address)
     target = Path(output or tempfile.mkdtemp(prefix="prefect-federated-"))
-    simulation = Simulation(
-        sites=_site_names(sites, Path(data) if data is not None else None),
-        threads=threads or os.cpu_count() or 1,
-        data=Path(data or target / "data"),
-        state=target / "state",
-    )
-    with _settings(target), simulating(simulation):
-        returned = found.with_options(retries=0)(**_fitting(found, parameters or {}))
+    with _settings(target):
+        server = temporary_server.start_if_needed()  # it starts while the flow is imported
+        found = load_flow(flow) if isinstance(flow, str) else flow
+        simulation = Simulation(
+            sites=_site_names(sites, Path(data) if data is not None else None),
+            threads=threads or os.cpu_count() or 1,
+            data=Path(data or target / "data"),
+            state=target / "state",
+            runner=where,
+            processes=processes,
+            dask_address=dask_address,
+            labels=labels or {},
+            watcher=watcher,
+        )
+        fitting = _fitting(found, parameters or {})
+        with temporary_server.reached(server), simulating(simulation):
+            returned = found.with_options(retries=0)(**fitting)
     if not isinstance(returned, ModelRef):
         return SimulationResult({}, [], target, returned)
     return SimulationResult(
         read_model(Path(returned.path)), returned.history, Path(returned.path), returned
     )
+
+
+def _runner(
+    runner: Literal["threads", "processes", "dask"] | None,
+    processes: int | None,
+    dask_address: str | None,
+) -> Literal["threads", "processes", "dask"]:
+    if processes is not None and processes < 1:
+        raise ConfigurationError(f"a simulation needs at least 1 process, not {processes}.")
+    if dask_address is not None and runner != "dask":
+        raise ConfigurationError("--dask-address is for --runner dask.")
+    if processes is not None and (runner == "threads" or dask_address is not None):
+        raise ConfigurationError(
+            "--processes makes worker processes on this machine; leave it out with --runner "
+            "threads and with --dask-address."
+        )
+    if runner == "dask":
+        check_dask()
+    return runner or ("processes" if processes is not None else "threads")
 
 
 def load_flow(name: str) -> "Flow[..., Any]":

@@ -1,10 +1,11 @@
 """The site agent: the forwarder and the site's Prefect worker."""
 
 import asyncio
+import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect_federated.agents.forwarder import Forwarder
@@ -21,6 +22,7 @@ async def serve(
     data: Path | None = None,
     state: Path | None = None,
     code: Sequence[Path] = (),
+    labels: Sequence[str] = (),
 ) -> None:
     """Runs a site until SIGTERM or SIGINT; waits for a server that is not there yet.
 
@@ -30,10 +32,11 @@ async def serve(
             `data` if None.
         state: Folder for what the site keeps of jobs; see `state_folder`.
         code: Folders to import executors from, beside what is installed.
+        labels: What the site says of itself, each as "name=value".
 
     Raises:
         KitError: the kit is not a site's, or the server does not accept it.
-        ConfigurationError: a folder does not exist.
+        ConfigurationError: a folder does not exist, or a label has no value.
     """
     kit = load_kit(folder, role=Role.SITE)
     state = (state or state_folder(kit)).resolve()
@@ -42,7 +45,7 @@ async def serve(
             raise ConfigurationError(f"{path} is not a folder; name one that exists.")
     data = (data or state / "data").resolve()
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    name = kit.identity.name
+    name, said = kit.identity.name, _labels(labels)
     async with Forwarder(kit) as forwarder:
         stop = asyncio.create_task(until_signal())
         reach = asyncio.create_task(forwarder.wait_until_reachable())
@@ -51,7 +54,7 @@ async def serve(
             reach.cancel()
             return
         log.info("site %s: joined federation %s at %s", name, kit.federation, reach.result())
-        environment = {**_environment(kit, data, state, code), **forwarder.environment()}
+        environment = {**_environment(kit, data, state, code, said), **forwarder.environment()}
         command = [sys.executable, "-m", "prefect_federated.agents.site_worker", name]
         worker = asyncio.create_task(Child("worker", command, environment).run())
         await asyncio.wait([stop, worker], return_when=asyncio.FIRST_COMPLETED)
@@ -62,7 +65,25 @@ async def serve(
         log.info("site %s: stopped", name)
 
 
-def _environment(kit: StartupKit, data: Path, state: Path, code: Sequence[Path]) -> dict[str, str]:
+def _labels(pairs: Sequence[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals or not value:
+            raise ConfigurationError(
+                f"--label {pair!r} is not name=value; write it like region=eu."
+            )
+        labels[name] = value
+    return labels
+
+
+def _environment(
+    kit: StartupKit,
+    data: Path,
+    state: Path,
+    code: Sequence[Path],
+    labels: Mapping[str, str],
+) -> dict[str, str]:
     """Returns the environment of the site's processes; what an operator has set stays."""
     paths = [str(folder.resolve()) for folder in code]
     inherited = os.environ.get("PYTHONPATH")
@@ -73,4 +94,5 @@ def _environment(kit: StartupKit, data: Path, state: Path, code: Sequence[Path])
         "PREFECT_FEDERATED_KIT": str(kit.folder.resolve()),
         "PREFECT_FEDERATED_DATA": str(data),
         "PREFECT_FEDERATED_STATE": str(state),
+        **({"PREFECT_FEDERATED_LABELS": json.dumps(labels)} if labels else {}),
     }

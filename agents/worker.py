@@ -28,7 +28,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Flow, FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Crashed
 from prefect.workers.process import (
     ProcessJobConfiguration,
@@ -186,14 +186,36 @@ class FederatedSiteWorker(_PatientWorker):
             "variables": {"type": "object", "properties": {}},
         }
 
-    async def _initialize_after_sync(self) -> None:
-        first_time = not self._has_successfully_synced
-        await super()._initialize_after_sync()
-        if first_time and self._has_successfully_synced:
-            await self._report_orphans()
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._attended: set[UUID] = set()
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: ProcessJobConfiguration,
+        task_status: anyio.abc.TaskStatus[int] | None = None,
+    ) -> ProcessWorkerResult:
+        """Runs a flow run's process to its end."""
+        self._attended.add(flow_run.id)
+        try:
+            return await super().run(flow_run, configuration, task_status)
+        finally:
+            self._attended.discard(flow_run.id)
+
+    async def sync_with_backend(self) -> None:
+        """Sends the worker's heartbeat, and reports processes that ended unheard."""
+        await super().sync_with_backend()
+        if self._has_successfully_synced:
+            await self._patiently(self._report_orphans)
 
     async def _report_orphans(self) -> None:
-        """Reports the runs of an earlier worker of this site whose processes are gone."""
+        """Reports runs of this site whose processes are gone and that nobody attends to any more.
+
+        They are those of an earlier worker, and those that ended while the server was away for
+        longer than Prefect tries to tell it.
+        """
+        attended = self._attended | self._submitting_flow_run_ids
         pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
         types = FlowRunFilterStateType(
             any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
@@ -202,13 +224,15 @@ class FederatedSiteWorker(_PatientWorker):
             work_pool_filter=pool,
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=types)),
         )
+        attended |= self._attended | self._submitting_flow_run_ids
         for run in runs:
-            if run.id in self._submitting_flow_run_ids or is_alive_here(run):
+            if run.id in attended or is_alive_here(run):
                 continue
-            message = "The site's agent was restarted, and the process is gone."
+            message = "The process is gone, and nobody has told how it ended."
             log.warning("flow run %s: %s", run.name, message)
             state = Cancelled if run.state and run.state.is_cancelling() else Crashed
-            await self.client.set_flow_run_state(run.id, state(message=message), force=True)
+            with contextlib.suppress(ObjectNotFound):  # somebody has deleted it
+                await self.client.set_flow_run_state(run.id, state(message=message), force=True)
 
 
 def is_alive_here(run: FlowRun) -> bool:

@@ -3,12 +3,14 @@
     python -m benchmarks.rounds --mode deployed --sites 2 --params 25000000 --rounds 5 --json FILE
 
 `deployed` provisions a federation, starts server and sites as processes under mutual TLS, and
-submits the job with `prefect deployment run`. `simulated` runs the same job in this process.
+submits the job with `prefect deployment run`. `simulated` runs the same job on virtual sites, in a
+process of its own, from a cold start with an empty Prefect database.
 """
 
 import itertools
 import json
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,62 +41,101 @@ def main(
     sites: int = 2,
     params: int = 1000,
     rounds: int = 20,
+    sample: Annotated[
+        int | None, cyclopts.Parameter(help="Sites drawn for each round; all if left out.")
+    ] = None,
     threads: Annotated[
         int | None, cyclopts.Parameter(help="Site tasks at the same time, simulated only.")
+    ] = None,
+    processes: Annotated[
+        int | None, cyclopts.Parameter(help="Worker processes, simulated only; threads if not.")
     ] = None,
     json_file: Annotated[Path | None, cyclopts.Parameter(name="--json")] = None,
 ) -> None:
     """Measure one job and print what was measured as JSON."""
     machine = describe_machine()
     measure = _deployed if mode == "deployed" else _simulated
-    work = {"mode": mode, "sites": sites, "params": params, "rounds": rounds}
+    work = Work(sites, params, rounds, sample, threads, processes)
     with tempfile.TemporaryDirectory(prefix="prefect-federated-bench-") as folder:
-        result = measure(Path(folder), sites, params, rounds, threads)
-    text = json.dumps({**work, **result, "machine": machine}, indent=2)
+        result = measure(Path(folder), work)
+    what = {key: value for key, value in asdict(work).items() if value is not None}
+    text = json.dumps({"mode": mode, **what, **result, "machine": machine}, indent=2)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(text + "\n")
     print(text)
 
 
-def _simulated(
-    folder: Path, sites: int, params: int, rounds: int, threads: int | None
-) -> dict[str, object]:
-    """Runs the simulator's command in a process of its own, from a cold start."""
+@dataclass(frozen=True)
+class Work:
+    """What is measured."""
+
+    sites: int
+    params: int
+    rounds: int
+    sample: int | None = None
+    threads: int | None = None
+    processes: int | None = None
+
+    def parameters(self) -> dict[str, object]:
+        """Returns the flow's parameters."""
+        sampled = {} if self.sample is None else {"sites_per_round": self.sample}
+        config = {"params": self.params}
+        return {"executor": EXECUTOR, "rounds": self.rounds, "config": config, **sampled}
+
+
+def _simulated(folder: Path, work: Work) -> dict[str, object]:
+    """Runs the simulator in a process of its own, from a cold start."""
     result_file = folder / "result.json"
-    began = time.time()
+    options = {
+        "sites": work.sites,
+        "threads": work.threads or os.cpu_count(),
+        "processes": work.processes,
+        "parameters": work.parameters(),
+    }
     command = [
-        sys.executable, "-m", "benchmarks.simulated_job", str(result_file), str(sites),
-        str(params), str(rounds), str(threads or os.cpu_count()),
+        sys.executable, "-m", "benchmarks.simulated_job", str(result_file), json.dumps(options),
     ]  # fmt: skip
     environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect")}
+    began = time.time()
     subprocess.run(command, check=True, cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL)
     total_s = time.time() - began
     told = json.loads(result_file.read_text())
     return {
         **_figures(told["table"], began),
         "total_s": total_s,
+        "prefect_records_a_round": _records(folder / "prefect" / "prefect.db") / work.rounds,
         "server_peak_rss_mb": told["peak_rss_mb"],
         "site_peak_rss_mb": told["peak_rss_mb"],
     }
 
 
-def _deployed(
-    folder: Path, sites: int, params: int, rounds: int, threads: int | None
-) -> dict[str, object]:
-    names = [f"site-{number}" for number in range(1, sites + 1)]
+def _records(database: Path) -> float:
+    """Returns how many rows Prefect has of task runs, their states, logs, artifacts and events."""
+    tables = ("task_run", "task_run_state", "log", "artifact", "events")
+    with sqlite3.connect(database) as connection:
+        counts = [connection.execute(f"SELECT count(*) FROM {name}").fetchone() for name in tables]
+    return float(sum(count for (count,) in counts))
+
+
+def _deployed(folder: Path, work: Work) -> dict[str, object]:
+    names = [f"site-{number}" for number in range(1, work.sites + 1)]
     sandbox = start_sandbox(folder / "sandbox", names, code=[CHECKOUT])
     try:
         with sandbox.connected() as environment:
-            return _run_job(sandbox, environment, params, rounds)
+            return _run_job(sandbox, environment, work.params, work.rounds, work.sample)
     finally:
         sandbox.stop()
 
 
 def _run_job(
-    sandbox: Sandbox, environment: dict[str, str], params: int, rounds: int
+    sandbox: Sandbox,
+    environment: dict[str, str],
+    params: int,
+    rounds: int,
+    sample: int | None = None,
 ) -> dict[str, object]:
-    parameters = {"executor": EXECUTOR, "rounds": rounds, "config": {"params": params}}
+    parameters = Work(0, params, rounds, sample).parameters()
     prefect = str(Path(sys.executable).with_name("prefect"))
     with (
         httpx.Client(
@@ -103,7 +145,14 @@ def _run_job(
     ):
         submitted = time.time()
         out = subprocess.run(
-            [prefect, "deployment", "run", "fedavg/default", "--params", json.dumps(parameters)],
+            [
+                prefect,
+                "deployment",
+                "run",
+                "fedavg/default",
+                "--params",
+                json.dumps(parameters),
+            ],
             check=True,
             env={**os.environ, **environment},
             capture_output=True,

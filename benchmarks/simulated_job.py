@@ -8,20 +8,16 @@ from benchmarks.machine import own_peak_rss_mb
 from prefect_federated import simulate
 
 
-def main(file: Path, sites: int, params: int, rounds: int, threads: int) -> None:
-    """Runs the job and writes what it saw."""
-    result = simulate(
-        "fedavg",
-        sites=sites,
-        threads=threads,
-        parameters={
-            "executor": "benchmarks.random_model",
-            "rounds": rounds,
-            "config": {"params": params},
-        },
-    )
+def main(file: Path, options: str) -> None:
+    """Runs the job and writes what it saw.
+
+    Args:
+        file: Where to write it.
+        options: What `simulate` is given, as JSON.
+    """
+    result = simulate("fedavg", **json.loads(options))
     file.write_text(json.dumps({"table": list(result.metrics), "peak_rss_mb": own_peak_rss_mb()}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *(int(text) for text in sys.argv[2:6]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefect_federated.errors import UpdateRejected
+from prefect_federated.memory import empty
 from prefect_federated.messages import Reply, SiteFailure, Tensor, Update
 
 Sum: TypeAlias = "NDArray[np.float64] | NDArray[np.complex128]"
 
-_BLOCK = 1 << 18  # elements handled at once, so that temporaries stay in the processor's cache
+_BLOCK = 1 << 15  # elements handled at once, so that temporaries stay in the processor's cache
 
 
 def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
@@ -41,9 +42,10 @@ def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
             )
         if total == 0:
             dtypes = {name: array.dtype for name, array in reply.tensors.items()}
-            sums = {name: _zeros_like(array) for name, array in reply.tensors.items()}
-        _check_alike(reply, sums, dtypes)
-        _add(sums, reply)
+            sums = {name: _weighted(array, reply.weight) for name, array in reply.tensors.items()}
+        else:
+            _check_alike(reply, sums, dtypes)
+            _add(sums, reply)
         total += reply.weight
         del reply  # before the next one is received: it may hold as much memory as the model
     if total == 0:
@@ -51,16 +53,25 @@ def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
     return {name: _divided(sums.pop(name), total, dtypes[name]) for name in dtypes}
 
 
-def _zeros_like(array: Tensor) -> Sum:
-    if np.issubdtype(array.dtype, np.complexfloating):
-        return np.zeros(array.shape, np.complex128)
-    return np.zeros(array.shape, np.float64)
+def _weighted(array: Tensor, weight: float) -> Sum:
+    """Returns a sum that begins with one update: no zeros are written first."""
+    is_complex = np.issubdtype(array.dtype, np.complexfloating)
+    total: Sum = empty(array.shape, np.complex128 if is_complex else np.float64)
+    for target, source in _blocks(total, array):
+        target[...] = source
+        np.multiply(target, weight, out=target)
+    return total
 
 
 def _add(sums: dict[str, Sum], update: Update) -> None:
     for name, array in update.tensors.items():
-        for target, source in _blocks(sums[name], array):
-            np.add(target, np.multiply(source, update.weight, dtype=target.dtype), out=target)
+        total = sums[name]
+        product = np.empty(min(_BLOCK, total.size), total.dtype)
+        for target, source in _blocks(total, array):
+            part = product[: target.size]
+            part[...] = source  # converting first is quicker than multiplying across dtypes
+            np.multiply(part, update.weight, out=part)
+            np.add(target, part, out=target)
 
 
 def _check_alike(
@@ -80,16 +91,21 @@ def _check_alike(
 
 
 def _divided(total: Sum, weight: float, dtype: np.dtype[np.generic]) -> Tensor:
-    result: Tensor = np.empty(total.shape, dtype)
+    result = empty(total.shape, dtype)
+    mean = np.empty(min(_BLOCK, total.size), total.dtype)
     whole = not np.issubdtype(dtype, np.inexact)
     for target, source in _blocks(result, total):
-        mean = np.divide(source, weight, dtype=total.dtype)
-        target[...] = np.rint(mean) if whole else mean
+        part = mean[: target.size]
+        np.divide(source, weight, out=part)
+        target[...] = np.rint(part, out=part) if whole else part
     return result
 
 
 def _blocks(target: Tensor, source: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields matching flat pieces of two arrays of the same shape; `target` is contiguous."""
+    """Yields matching flat pieces of two arrays of the same shape; `target` is contiguous.
+
+    A source that is not contiguous is copied once, as a whole.
+    """
     flat_target, flat_source = target.reshape(-1), source.reshape(-1)
     for start in range(0, flat_target.size, _BLOCK):
         yield flat_target[start : start + _BLOCK], flat_source[start : start + _BLOCK]

@@ -13,7 +13,10 @@
         ├── NotEnoughSites          fewer sites than the job asks for
         ├── QuorumNotReached        too few sites answered a call in time
         ├── UpdateRejected          a site's update does not fit the global model
+        ├── FilterFailed            a filter raised, or gave no message back
         ├── SnapshotCorrupt         a snapshot is not what was written
+        ├── SnapshotFailed          a snapshot could not be written
+        ├── OutOfSpace              no room for a tensor, in memory or on the disk for tensors
         └── JobEnded                the job is over: completed, cancelled or failed
 
 Each carries an `exit_code` for the command line, where the message is printed without a traceback.
@@ -80,8 +83,20 @@ class UpdateRejected(JobError):
     """A site's update does not fit the global model (names, shapes, dtypes), or is not finite."""
 
 
+class FilterFailed(JobError):
+    """A filter raised, or gave no message back; the message names the filter and the point."""
+
+
 class SnapshotCorrupt(JobError):
     """A snapshot's bytes are not those that were written."""
+
+
+class SnapshotFailed(JobError):
+    """A snapshot could not be written; the one before it is still there."""
+
+
+class OutOfSpace(JobError, MemoryError):
+    """There is no room for a tensor: no memory, or the disk that holds tensors is full."""
 
 
 class JobEnded(JobError):

@@ -285,6 +285,7 @@ def site_tasks(
         yield task
         if not task.is_answered:
             link.fail(received, ConfigurationError("the executor's loop gave no reply"))
+        del task, received  # before the next one comes: each holds a model
 
 
 def task_site(site: Site, task: ReceivedTask) -> Site:

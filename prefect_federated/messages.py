@@ -44,6 +44,7 @@ class Update:
         blobs: Name -> bytes, for what is not an array.
         metrics_weight: Weight of the metrics in the reports' averages; `weight` if None.
         site: The sending site's name; filled in by the server from the site's certificate.
+        staleness: Rounds since the model that it was trained from; filled in by the server.
     """
 
     tensors: Tensors = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Update:
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     metrics_weight: float | None = None
     site: str = ""
+    staleness: int = 0
 
 
 @dataclass(frozen=True, slots=True)

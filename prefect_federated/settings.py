@@ -16,9 +16,19 @@ class Settings(BaseSettings):
     kit: Path | None = Field(default=None, description="Startup kit of this process.")
     data: Path | None = Field(default=None, description="A site's folder of its own data.")
     state: Path | None = Field(default=None, description="A site's folder for jobs' state.")
+    labels: dict[str, str] = Field(
+        default={},
+        description="What a site says of itself, by which jobs choose sites: a JSON object such as "
+        '{"region": "eu"}.',
+    )
     endpoint_host: str = Field(
         default="127.0.0.1",
         description="Address where job endpoints listen; the gateway must reach it.",
+    )
+    tensors_on_disk: Path | None = Field(
+        default=None,
+        description="Folder on a local disk for tensors of 1 MiB and more, for models larger than "
+        "memory; they are in memory if empty. `memory` reads it.",
     )
     max_message_bytes: int = Field(
         default=DEFAULT_LIMITS.message_bytes,

@@ -1,106 +1,64 @@
-"""How a message looks in bytes: a JSON head with safetensors' tensor table, then chunks of payload.
+"""How a message looks in bytes: a JSON head with safetensors' tensor table, then its payload.
 
-    frame   = kind (1 byte) + body
-    message = head frame (JSON: header, tensors, blobs) + data frames (payload in order, <= 1 MiB)
+    message = head frame (JSON: header, tensors, blobs) + data frames (payload in order)
 
-The payload is the tensors' own memory, one after the other, then the blobs. Sending copies each
-byte once (into the chunk that the transport takes), receiving once (from the chunk into place).
-Every length, dtype and shape is checked against `Limits` before anything is allocated.
-
-Source for the table's form and dtype names: the safetensors format,
-https://github.com/huggingface/safetensors
+The payload is the tensors' own memory, one after the other, then the blobs. Nothing is copied here:
+a sender hands that memory to TLS, a receiver lets TLS write into the memory of its new tensors.
+Every length, dtype and shape is checked against `Limits` before anything is allocated. What frames
+look like is `frames`' business, and the tensor table's entries are `specs`'.
 """
 
-import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import cast
 
 import numpy as np
 
 from prefect_federated.errors import ProtocolError
-from prefect_federated.messages import JsonValue, Message, Tensor, Tensors
+from prefect_federated.frames import (
+    DATA_BYTES,
+    DEFAULT_LIMITS,
+    PROTOCOL_VERSION,
+    START_BYTES,
+    Frame,
+    Limits,
+    body_of,
+    control,
+    kind_of,
+    start,
+)
+from prefect_federated.memory import empty
+from prefect_federated.messages import JsonValue, Message, Tensor
+from prefect_federated.specs import (
+    DTYPE_OF,
+    TensorSpec,
+    dtype_name,
+    is_count,
+    read_spec,
+    specs_of,
+)
 
-PROTOCOL_VERSION = 1
-CHUNK_BYTES = 1 << 20
+__all__ = [
+    "CHUNK_BYTES",
+    "DEFAULT_LIMITS",
+    "PROTOCOL_VERSION",
+    "Encoded",
+    "Frame",
+    "Incoming",
+    "Limits",
+    "TensorSpec",
+    "begin",
+    "body_of",
+    "control",
+    "encode",
+    "kind_of",
+    "nowhere",
+    "specs_of",
+]
 
-_DTYPES = {
-    "BOOL": "bool", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "F16": "<f2",
-    "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
-    "C64": "<c8",
-}  # fmt: skip
-_DTYPE_OF = {name: np.dtype(code) for name, code in _DTYPES.items()}
-_NAME_OF = {dtype: name for name, dtype in _DTYPE_OF.items()}
-
-
-class Frame(bytes, Enum):
-    """What a frame is, by its first byte."""
-
-    HELLO = b"H"
-    WELCOME = b"W"
-    TASK = b"T"
-    UPDATE = b"U"
-    DATA = b"D"
-    ACK = b"A"
-    CLOSE = b"C"
-    HEARTBEAT = b"B"
-    END = b"E"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a decoder accepts at most.
-
-    Args:
-        message_bytes: Payload of one message, in bytes.
-        head_bytes: JSON head of one message, in bytes.
-        tensors: Tensors and blobs of one message.
-        dimensions: Dimensions of one tensor.
-    """
-
-    message_bytes: int = 16 << 30
-    head_bytes: int = 16 << 20
-    tensors: int = 100_000
-    dimensions: int = 16
-
-
-DEFAULT_LIMITS = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A tensor's dtype (safetensors' name) and shape."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the tensor's memory."""
-        return math.prod(self.shape) * _DTYPE_OF[self.dtype].itemsize
-
-
-def specs_of(tensors: Tensors) -> dict[str, TensorSpec]:
-    """Returns name -> dtype and shape.
-
-    Raises:
-        ProtocolError: a dtype that does not travel (object, string, datetime, ...).
-    """
-    return {
-        name: TensorSpec(_dtype_name(name, array), array.shape) for name, array in tensors.items()
-    }
-
-
-def _dtype_name(name: str, array: Tensor) -> str:
-    found = _NAME_OF.get(array.dtype.newbyteorder("<"))
-    if found is None:
-        raise ProtocolError(
-            f"tensor {name!r} has dtype {array.dtype}, which does not travel; convert it to one of "
-            f"{', '.join(str(dtype) for dtype in _NAME_OF)}."
-        )
-    return found
+CHUNK_BYTES = DATA_BYTES
+"""Payload of one data frame at most."""
+_SCRATCH_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,27 +74,40 @@ class Encoded:
     payload: tuple[memoryview, ...]
 
     @property
+    def payload_bytes(self) -> int:
+        """Bytes of the payload."""
+        return sum(view.nbytes for view in self.payload)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of head and payload."""
-        return len(self.head) + sum(view.nbytes for view in self.payload)
+        return len(self.head) + self.payload_bytes
 
-    def frames(self) -> Iterator[bytes]:
-        """Yields the head, then the payload in data frames of at most 1 MiB."""
-        yield self.head
-        parts: list[memoryview | bytes] = [Frame.DATA.value]
+    def headed(self, kind: Frame) -> bytes:
+        """Returns the head as a frame of another kind."""
+        return start(kind, len(self.head) - START_BYTES) + self.head[START_BYTES:]
+
+    def chunks(self, offset: int = 0) -> Iterator[list[memoryview]]:
+        """Yields the payload from a byte on, in chunks: views, together `CHUNK_BYTES` at most.
+
+        Args:
+            offset: Bytes at the beginning that the receiver has.
+        """
+        chunk: list[memoryview] = []
         room = CHUNK_BYTES
         for view in self.payload:
-            start = 0
-            while start < view.nbytes:
-                part = view[start : start + room]
-                parts.append(part)
-                start += part.nbytes
+            position = min(offset, view.nbytes)
+            offset -= position
+            while position < view.nbytes:
+                part = view[position : position + room]
+                chunk.append(part)
+                position += part.nbytes
                 room -= part.nbytes
                 if room == 0:
-                    yield b"".join(parts)
-                    parts, room = [Frame.DATA.value], CHUNK_BYTES
-        if len(parts) > 1:
-            yield b"".join(parts)
+                    yield chunk
+                    chunk, room = [], CHUNK_BYTES
+        if chunk:
+            yield chunk
 
 
 def encode(kind: Frame, message: Message) -> Encoded:
@@ -149,14 +120,14 @@ def encode(kind: Frame, message: Message) -> Encoded:
     table: dict[str, JsonValue] = {}
     payload: list[memoryview] = []
     for name, array in message.tensors.items():
-        spec = TensorSpec(_dtype_name(name, array), array.shape)
+        spec = TensorSpec(dtype_name(name, array), array.shape)
         table[name] = {
             "dtype": spec.dtype,
             "shape": list(spec.shape),
             "data_offsets": [offset, offset + spec.size_bytes],
         }
         offset += spec.size_bytes
-        payload.append(_memory_of(array, _DTYPE_OF[spec.dtype]))
+        payload.append(_memory_of(array, DTYPE_OF[spec.dtype]))
     payload += [memoryview(blob) for blob in message.blobs.values()]
     head = {
         "header": dict(message.header),
@@ -177,150 +148,128 @@ def _bytes_of(array: Tensor) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def control(kind: Frame, body: Mapping[str, object] | None = None) -> bytes:
-    """Returns a frame whose body is JSON.
-
-    Raises:
-        ProtocolError: a number that is not finite, or a value that is not JSON.
-    """
-    if body is None:
-        return kind.value
-    try:
-        return kind.value + json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-    except (ValueError, TypeError) as error:
-        raise ProtocolError(f"a header holds what JSON cannot carry: {error}.") from error
-
-
-def kind_of(frame: bytes) -> Frame:
-    """Returns what a frame is.
-
-    Raises:
-        ProtocolError: empty, or an unknown kind.
-    """
-    try:
-        return Frame(frame[:1])
-    except ValueError:
-        raise ProtocolError(
-            f"frame of unknown kind {frame[:1]!r} ({len(frame)} bytes); the peer does not speak "
-            f"protocol version {PROTOCOL_VERSION}."
-        ) from None
-
-
-def body_of(frame: bytes, limits: Limits = DEFAULT_LIMITS) -> dict[str, JsonValue]:
-    """Returns the JSON body of a control or head frame.
-
-    Raises:
-        ProtocolError: too long, not JSON, not an object, or with a number that is not finite.
-    """
-    if len(frame) > limits.head_bytes:
-        raise ProtocolError(f"a head of {len(frame):,} bytes; the limit is {limits.head_bytes:,}.")
-    try:
-        body = json.loads(
-            frame[1:] or b"{}", parse_float=_finite_float, parse_constant=_finite_float
-        )
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a frame's body is not JSON: {error}.") from error
-    if not isinstance(body, dict):
-        raise ProtocolError(f"a frame's body is {type(body).__name__}, not an object.")
-    return body
-
-
-def _finite_float(token: str) -> float:
-    value = float(token)
-    if not math.isfinite(value):
-        raise ValueError(f"{token[:40]} is not a finite number")
-    return value
-
-
 @dataclass
 class Incoming:
-    """A message whose head has arrived: what it holds, then its payload as the chunks come in."""
+    """A message whose head has arrived: what it holds, then its payload as the bytes come in.
+
+    One thread fills it: `place` says where the next bytes go, `advance` how many came. Another may
+    call `discard` meanwhile; from then on the rest is read to nowhere.
+    """
 
     header: dict[str, JsonValue]
     specs: dict[str, TensorSpec]
     blob_sizes: dict[str, int]
-    head_bytes: int
+    head: bytes
+    received: int = 0
     _tensors: dict[str, Tensor] = field(default_factory=dict)
     _blobs: dict[str, bytearray] = field(default_factory=dict)
-    _places: list[memoryview] = field(default_factory=list)
-    _missing: int = -1
-    _discarding: bool = False
+    _places: list[memoryview] | None = None  # in reverse order; None: nothing is allocated
 
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes that follow the head."""
+    def __post_init__(self) -> None:
         specs = sum(spec.size_bytes for spec in self.specs.values())
-        return specs + sum(self.blob_sizes.values())
+        self.payload_bytes = specs + sum(self.blob_sizes.values())
+        self._is_discarded = False
 
     @property
     def size_bytes(self) -> int:
         """Bytes of head and payload."""
-        return self.head_bytes + self.payload_bytes
+        return len(self.head) + self.payload_bytes
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the payload has arrived, if only to be discarded."""
+        return self.received == self.payload_bytes
+
+    @property
+    def is_discarded(self) -> bool:
+        """Whether the payload is read to nowhere."""
+        return self._is_discarded
 
     def allocate(self) -> None:
         """Makes room for the payload; call it once, when there is room to receive.
 
         Raises:
-            ProtocolError: a shape that no array can have, or no memory for it.
+            ProtocolError: a shape that no array can have.
+            OutOfSpace: there is no room for it.
         """
+        places: list[memoryview] = []
         for name, spec in self.specs.items():
             try:
-                array = np.empty(spec.shape, _DTYPE_OF[spec.dtype])
-            except (ValueError, MemoryError) as error:
+                array = empty(spec.shape, DTYPE_OF[spec.dtype])
+            except ValueError as error:
                 raise ProtocolError(f"tensor {name!r} of shape {spec.shape}: {error}.") from error
             self._tensors[name] = array
-            self._places.append(_bytes_of(array))
+            places.append(_bytes_of(array))
         for name, size in self.blob_sizes.items():
             self._blobs[name] = bytearray(size)
-            self._places.append(memoryview(self._blobs[name]))
-        self._places.reverse()
-        self._missing = self.payload_bytes
+            places.append(memoryview(self._blobs[name]))
+        places = [place for place in places if place.nbytes]
+        places.reverse()
+        self._places = places
 
     def discard(self) -> None:
         """Reads what is still to come of the payload without keeping any of it."""
-        if self._missing < 0:
-            self._missing = self.payload_bytes
-        self._discarding = True
-        self._tensors, self._blobs, self._places = {}, {}, []
+        self._is_discarded = True
+        self._tensors, self._blobs, self._places = {}, {}, None
 
-    def feed(self, frame: bytes) -> None:
-        """Puts a data frame's bytes in place.
+    def place(self, limit: int) -> memoryview:
+        """Returns where the next bytes go: at most `limit`, at least one if `limit` is.
 
         Raises:
-            ProtocolError: more bytes than the head announced.
+            ProtocolError: `limit` bytes are more than are missing.
         """
-        chunk = memoryview(frame)[1:]
-        if chunk.nbytes > self._missing:
+        missing = self.payload_bytes - self.received
+        if limit > missing:
             raise ProtocolError(
-                f"{chunk.nbytes - self._missing:,} bytes more than the head announced "
-                f"({self.payload_bytes:,})."
+                f"{limit - missing:,} bytes more than the head announced ({self.payload_bytes:,})."
             )
-        self._missing -= chunk.nbytes
-        if self._discarding:
-            return
-        while chunk.nbytes:
-            place = self._places.pop()
-            part = min(place.nbytes, chunk.nbytes)
-            place[:part] = chunk[:part]
-            if part < place.nbytes:
-                self._places.append(place[part:])
-            chunk = chunk[part:]
+        places = self._places
+        if not places:
+            return _scratch[:limit]
+        return places[-1][:limit]
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of the payload has arrived."""
-        return self._missing == 0
+    def advance(self, size: int) -> None:
+        """Notes that so many bytes have been put in the place."""
+        self.received += size
+        places = self._places
+        if places:
+            if size < places[-1].nbytes:
+                places[-1] = places[-1][size:]
+            elif size:
+                places.pop()
+
+    def restarted(self) -> "Incoming":
+        """Returns this message without what has arrived of it, to be received anew."""
+        return Incoming(self.header, self.specs, self.blob_sizes, self.head)
+
+    def resumed(self) -> "Incoming":
+        """Returns this message for another connection to fill from where this one broke.
+
+        They share the memory. What the broken connection may still write does no harm: the bytes
+        are the same, and so are their places.
+        """
+        rest = Incoming(self.header, self.specs, self.blob_sizes, self.head)
+        rest._tensors, rest._blobs = self._tensors, self._blobs
+        places = [_bytes_of(array) for array in self._tensors.values()]
+        places += [memoryview(blob) for blob in self._blobs.values()]
+        rest._places = [place for place in reversed(places) if place.nbytes]
+        received = self.received
+        while rest.received < received:
+            rest.advance(min(rest._places[-1].nbytes, received - rest.received))
+        return rest
 
     def message(self) -> Message:
         """Returns the complete message; its arrays are read-only.
 
         Raises:
-            ProtocolError: bytes are missing.
+            ProtocolError: bytes are missing, or were discarded.
         """
-        if not self.is_complete:
+        if not self.is_complete or self._is_discarded:
             raise ProtocolError(
-                f"a message ends {self._missing:,} bytes short of the {self.payload_bytes:,} that "
-                "its head announced."
+                f"a message ends {self.payload_bytes - self.received:,} bytes short of the "
+                f"{self.payload_bytes:,} that its head announced."
+                if not self._is_discarded
+                else "the message was discarded."
             )
         for array in self._tensors.values():
             array.flags.writeable = False
@@ -328,7 +277,17 @@ class Incoming:
         return Message(self.header, self._tensors, blobs)
 
 
-def begin(frame: bytes, limits: Limits = DEFAULT_LIMITS) -> Incoming:
+def nowhere(limits: Limits = DEFAULT_LIMITS) -> Incoming:
+    """Returns a place for the payload of a message that is not known any more: it is not kept."""
+    incoming = Incoming({}, {}, {"": limits.message_bytes}, b"")
+    incoming.discard()
+    return incoming
+
+
+_scratch = memoryview(bytearray(_SCRATCH_BYTES))  # where discarded bytes go; nobody reads it
+
+
+def begin(frame: bytes | bytearray, limits: Limits = DEFAULT_LIMITS) -> Incoming:
     """Reads a message's head and checks all it claims against the limits; allocates nothing.
 
     Raises:
@@ -345,42 +304,17 @@ def begin(frame: bytes, limits: Limits = DEFAULT_LIMITS) -> Incoming:
     specs: dict[str, TensorSpec] = {}
     offset = 0
     for name, entry in table.items():
-        specs[name] = _read_spec(name, entry, offset, limits)
+        specs[name] = read_spec(name, entry, offset, limits)
         offset += specs[name].size_bytes
     sizes: dict[str, int] = {}
     for name, size in blobs.items():
-        if not _is_count(size):
+        if not is_count(size):
             raise ProtocolError(f"blob {name!r} claims the size {size!r}.")
         sizes[name] = cast(int, size)
-    incoming = Incoming(header, specs, sizes, len(frame))
+    incoming = Incoming(header, specs, sizes, bytes(frame))
     if incoming.payload_bytes > limits.message_bytes:
         raise ProtocolError(
             f"a message claims {incoming.payload_bytes:,} bytes; the limit is "
             f"{limits.message_bytes:,} (setting PREFECT_FEDERATED_MAX_MESSAGE_BYTES)."
         )
     return incoming
-
-
-def _read_spec(name: str, entry: JsonValue, offset: int, limits: Limits) -> TensorSpec:
-    if not isinstance(entry, dict):
-        raise ProtocolError(f"tensor {name!r} has no table entry.")
-    dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in _DTYPE_OF:
-        raise ProtocolError(f"tensor {name!r} has the unknown dtype {dtype!r}.")
-    if (
-        not isinstance(shape, list)
-        or len(shape) > limits.dimensions
-        or not all(_is_count(length) for length in shape)
-    ):
-        raise ProtocolError(f"tensor {name!r} has the impossible shape {str(shape)[:80]}.")
-    spec = TensorSpec(dtype, tuple(cast(list[int], shape)))
-    if span != [offset, offset + spec.size_bytes]:
-        raise ProtocolError(
-            f"tensor {name!r} claims bytes {str(span)[:80]}, but its dtype and shape take "
-            f"{spec.size_bytes:,} from {offset:,}."
-        )
-    return spec
-
-
-def _is_count(value: JsonValue) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62

@@ -5,8 +5,9 @@ the gateways), the epoch, the beat and the round (for the overseer), the sites' 
 when it comes back).
 """
 
+import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -17,17 +18,21 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Failed
 
 from prefect_federated.errors import ConfigurationError, NotEnoughSites, StaleController
 from prefect_federated.kits import Role, load_kit
 from prefect_federated.settings import Settings
-from prefect_federated.tasks.labels import BEAT, BEAT_S, ENDPOINT, EPOCH, ROUND, SITE_RUNS
+from prefect_federated.tasks.labels import BEAT, BEAT_S, ENDPOINT, EPOCH, ROUND, put_labels
 from prefect_federated.tasks.parameters import JobParameters
 from prefect_federated.tasks.site_runs import SiteRuns, choose_sites
-from prefect_federated.transport.grpc_server import GrpcEndpoint
 from prefect_federated.transport.hub import Hub
+from prefect_federated.transport.tls_server import TlsEndpoint
 
+_RETRIES_OF_A_BEAT = 2
+_LOOK_FOR_SITES_S = 4.0  # between two looks for sites that have become known
+_REASONS = 10  # sites that are missing and named with a reason
 _ATTACH_AGAIN_S = 5.0  # sites look for their controller every 3 s
 
 
@@ -46,21 +51,19 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
     if context is None or context.flow_run is None:
         raise ConfigurationError("a federation can be opened only inside a Prefect flow run.")
     run_id = context.flow_run.id
-    retries = (context.flow.retries if context.flow else 0) or 0
     with get_client(sync_client=True) as client:
         epoch = _claim_epoch(client, run_id)
         try:
             with _opened(job, client, run_id, epoch) as (runs, online):
                 try:
-                    dispatched = runs.dispatch(list(runs.hub.sites))
-                    client.update_flow_run_labels(run_id, {SITE_RUNS: dispatched})
+                    runs.dispatch(list(runs.hub.sites))
                     _wait_for_sites(job, runs, online)
                     yield runs.hub
                 except StaleController:
                     raise
                 except Exception as error:
                     run = client.read_flow_run(run_id)
-                    if _is_final(error) or run.run_count > retries:
+                    if _is_final(error) or run.run_count > (run.empirical_policy.retries or 0):
                         runs.end("failed", f"{type(error).__name__}: {error}")
                     raise
                 except BaseException:
@@ -92,7 +95,7 @@ def _claim_epoch(client: SyncPrefectClient, run_id: UUID) -> int:
     """Returns this attempt's number, larger than that of any attempt before, and publishes it."""
     run = client.read_flow_run(run_id)
     epoch = max(run.run_count, int(run.labels.get(EPOCH, 0)) + 1)
-    client.update_flow_run_labels(run_id, {EPOCH: epoch})
+    put_labels(client, run_id, {EPOCH: epoch})
     return epoch
 
 
@@ -109,14 +112,20 @@ def _opened(
         )
     kit = load_kit(settings.kit, role=Role.SERVER)
     asked, online = choose_sites(client, job)
-    hub = Hub(str(run_id), epoch, asked)
-    with GrpcEndpoint(hub, kit, len(asked), settings.endpoint_host, settings.limits) as endpoint:
-        client.update_flow_run_labels(run_id, {ENDPOINT: endpoint.address})
+    hub = Hub(
+        str(run_id),
+        epoch,
+        asked,
+        max_failures=job.max_failures,
+        updates_in_memory=job.updates_in_memory,
+    )
+    with TlsEndpoint(hub, kit, settings.endpoint_host, settings.limits) as endpoint:
+        put_labels(client, run_id, {ENDPOINT: endpoint.address})
         runs = SiteRuns(client, run_id, hub, job)
-        with _Pulse(client, run_id, runs):
+        with _Pulse(client, run_id, runs, endpoint.address):
             yield runs, online
         try:
-            client.update_flow_run_labels(run_id, {BEAT: ""})  # silence from here on is no death
+            put_labels(client, run_id, {BEAT: ""})  # silence from here on is no death
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             get_run_logger().warning("the last beat was not heard: %s", error)
 
@@ -128,23 +137,29 @@ def _wait_for_sites(job: JobParameters, runs: SiteRuns, online: list[str]) -> No
     if hub.epoch > 1:  # a job that comes back goes on without a site that is lost
         needed = min(needed, job.updates_needed(len(asked)))
     deadline = hub.clock() + job.join_timeout_s
-    with hub.changed:
-        while len(hub.attached()) < needed:
-            hub.raise_if_stale()
-            lost = {site: reason for site in asked if (reason := hub.given_up(site))}
-            too_late = hub.clock() >= deadline
-            if too_late or len(asked) - len(lost) < needed:
-                missing = [site for site in asked if not hub.is_attached(site)]
-                reasons = "; ".join(f"{s}: {lost.get(s) or runs.why_absent(s)}" for s in missing)
-                waited = f" within {job.join_timeout_s:g} s" if too_late else ""
-                raise NotEnoughSites(
-                    f"{len(hub.attached())} of the {needed} sites that the job needs have joined"
-                    f"{waited}. Missing: {reasons.rstrip('.')}."
-                )
-            hub.changed.wait(max(0.0, min(deadline - hub.clock(), 1.0)))
+    while (there := len(hub.attached())) < needed:
+        hub.raise_if_stale()
+        lost = {site: reason for site in asked if (reason := hub.given_up(site))}
+        too_late = hub.clock() >= deadline
+        if too_late or len(asked) - len(lost) < needed:
+            waited = f" within {job.join_timeout_s:g} s" if too_late else ""
+            raise NotEnoughSites(
+                f"{there} of the {needed} sites that the job needs have joined{waited}. Missing: "
+                f"{_why_missing(runs, lost)}."
+            )
+        with hub.changed:  # not while the API is asked: drivers hand over what arrives
+            if len(hub.attached()) == there:
+                hub.changed.wait(max(0.0, min(deadline - hub.clock(), 1.0)))
     if hub.epoch > 1:
         _wait_for_the_rest(runs)
     runs.note_present()
+
+
+def _why_missing(runs: SiteRuns, lost: Mapping[str, str]) -> str:
+    missing = [site for site in runs.hub.sites if not runs.hub.is_attached(site)]
+    reasons = [f"{s}: {lost.get(s) or runs.why_absent(s)}" for s in missing[:_REASONS]]
+    more = f"; and {len(missing) - _REASONS} more" if len(missing) > _REASONS else ""
+    return "; ".join(reasons).rstrip(".") + more
 
 
 def _wait_for_the_rest(runs: SiteRuns) -> None:
@@ -172,40 +187,88 @@ def _stop_if_stale(client: SyncPrefectClient, run_id: UUID, hub: Hub) -> FlowRun
 
 
 class _Pulse:
-    """A thread that beats, learns of cancellation and of newer attempts, and minds absent sites."""
+    """Two threads: one beats, learns of cancellation and of newer attempts, and minds absent sites;
+    one welcomes new sites, however long that takes.
 
-    def __init__(self, client: SyncPrefectClient, run_id: UUID, runs: SiteRuns) -> None:
+    Args:
+        client: Prefect's client.
+        run_id: The controller's flow run.
+        runs: The sites' runs.
+        endpoint: Where the job's endpoint listens.
+    """
+
+    def __init__(
+        self, client: SyncPrefectClient, run_id: UUID, runs: SiteRuns, endpoint: str
+    ) -> None:
         self._client = client
         self._run_id = run_id
         self._hub = runs.hub
         self._runs = runs
+        self._endpoint = endpoint
         self._log = get_run_logger()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._beats = 0
+        self._failures: set[str] = set()  # that have been logged
+        self._threads = [
+            # sites that come later are dispatched in the flow's context
+            threading.Thread(
+                target=contextvars.copy_context().run, args=(work,), name=name, daemon=True
+            )
+            for name, work in (("pulse", self._beat), ("welcome", self._welcome))
+        ]
 
     def __enter__(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _beat(self) -> None:
-        beat = 0
-        while not self._stop.is_set():
-            beat += 1
-            try:
-                self._client.update_flow_run_labels(
-                    self._run_id, {BEAT: f"{self._hub.epoch}.{beat}", ROUND: self._hub.round}
-                )
-                self._obey()
-                self._runs.note_present()
-                self._runs.mind_absent()
-            except StaleController:
-                return  # the flow learns it from the hub
-            except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-                self._log.warning("Prefect's API does not answer the heartbeat: %s", error)
-            self._stop.wait(BEAT_S)
+        steps = (self._obey, self._say, self._runs.note_present, self._runs.mind_absent)
+        self._repeat(steps, BEAT_S)
+
+    def _welcome(self) -> None:
+        if not self._stop.wait(_LOOK_FOR_SITES_S):
+            self._repeat((self._runs.welcome_new,), _LOOK_FOR_SITES_S)
+
+    def _repeat(self, steps: Sequence[Callable[[], None]], pause_s: float) -> None:
+        """Takes steps again and again; whatever fails, the next time comes."""
+        # The next time tries again by itself. With Prefect's own number of retries one beat could
+        # be stuck for half a minute after the API is back.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES_OF_A_BEAT}):
+            while not self._stop.is_set():
+                try:
+                    for step in steps:
+                        self._take(step)
+                except StaleController:
+                    return  # the flow learns it from the hub
+                except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+                    self._log.warning("Prefect's API does not answer the heartbeat: %s", error)
+                self._stop.wait(pause_s)
+
+    def _take(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (StaleController, httpx.HTTPError, PrefectHTTPStatusError):
+            raise
+        except Exception as error:  # such as a site's run that somebody has deleted
+            said = f"{type(error).__name__}: {error}"
+            if said not in self._failures:
+                self._failures.add(said)
+                self._log.exception("the job's heartbeat goes on, though a part of it failed")
+
+    def _say(self) -> None:
+        # The epoch and the endpoint, too: a process that patches labels at the same time could
+        # have undone them (see `labels`).
+        self._beats += 1
+        labels: dict[str, str | int] = {
+            EPOCH: self._hub.epoch, ENDPOINT: self._endpoint, ROUND: self._hub.round,
+            BEAT: f"{self._hub.epoch}.{self._beats}",
+        }  # fmt: skip
+        put_labels(self._client, self._run_id, labels)
 
     def _obey(self) -> None:
         run = _stop_if_stale(self._client, self._run_id, self._hub)

@@ -24,7 +24,7 @@ def initial_model(fed: Federation, path: str | None = None) -> dict[str, Tensor]
         return load_model(path)
     reasons: list[str] = []
     for site in fed.sites:
-        for reply in fed.broadcast("initialize", sites=[site], quorum=0):
+        for reply in fed.broadcast("initialize", sites=[site], quorum=0, late_weight=0):
             if isinstance(reply, Update):
                 return dict(reply.tensors)
             reasons.append(f"{reply.site}: {reply.reason}")
@@ -42,5 +42,5 @@ def evaluate(fed: Federation, model: Tensors) -> list[Update]:
     """
     if not fed.can("evaluate"):
         return []
-    replies = fed.broadcast("evaluate", model, quorum=0)
+    replies = fed.broadcast("evaluate", model, quorum=0, late_weight=0)
     return [reply for reply in replies if not isinstance(reply, SiteFailure)]

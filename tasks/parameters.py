@@ -9,12 +9,21 @@ import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from prefect_federated.filters import FilterSpec
 from prefect_federated.transport.calls import CallTerms
 
 Job = TypeVar("Job", bound="JobParameters")
 Result = TypeVar("Result")
+
+
+def _share_or_count(quorum: float) -> float:
+    if quorum > 1 and quorum != int(quorum):
+        raise ValueError(
+            f"{quorum:g} is neither a share (above 0, up to 1) nor a whole number of sites"
+        )
+    return quorum
 
 
 class JobParameters(BaseModel):
@@ -44,24 +53,65 @@ class JobParameters(BaseModel):
     join_timeout_s: float = Field(
         default=120, gt=0, description="Seconds to wait for that many sites to join."
     )
-    quorum: float = Field(
+    quorum: Annotated[float, Field(gt=0), AfterValidator(_share_or_count)] = Field(
         default=0.7,
-        gt=0,
-        le=1,
-        description="Share of the sites asked that must answer a round, rounded up.",
+        description="Sites that must answer a round: up to 1 a share of those asked, rounded up; "
+        "above 1 a count.",
     )
     round_timeout_s: float = Field(
         default=3600, gt=0, description="Seconds after which a round goes on without a site."
+    )
+    grace_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds that a round still waits for the other sites once the quorum is "
+        "there; if empty, it waits until its timeout.",
+    )
+    late_weight: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Factor on the weight of an update that comes after its round has ended, for "
+        "each round of delay: it counts in the next round. 0 drops it.",
     )
     lost_after_s: float = Field(
         default=30,
         gt=0,
         description="Seconds without a connection after which a round goes on without a site.",
     )
+    max_failures: int | None = Field(
+        default=3,
+        ge=1,
+        description="Failures in a row after which a site is left out until it answers again; if "
+        "empty, sites are asked however often they fail.",
+    )
+    in_flight: int | None = Field(
+        default=None,
+        ge=1,
+        description="Sites that work at the same time at most; all that are asked if empty.",
+    )
+    updates_in_memory: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Updates in the server's memory at the same time, beside their running sum; "
+        "the others wait at their sites.",
+    )
+
+    filters: list[FilterSpec] = Field(
+        default=[],
+        description="Filters on the way between server and sites, in order: a list of objects such "
+        'as {"filter": "cast", "at": "leaving_site", "to": "float16"}.',
+    )
+
+    @property
+    def quorum_terms(self) -> int | float:
+        """The quorum as a call has it: a count (int) or a share (float)."""
+        return int(self.quorum) if self.quorum > 1 else self.quorum
 
     def updates_needed(self, asked: int) -> int:
         """Returns the number of updates that make the job's quorum among `asked` sites."""
-        return CallTerms(quorum=self.quorum).updates_needed(asked)
+        return CallTerms(quorum=self.quorum_terms).updates_needed(asked)
 
 
 def takes(

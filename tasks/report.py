@@ -6,10 +6,10 @@ Artifacts are made on a thread of their own, so that no round waits for them.
 import base64
 import contextvars
 import queue
+import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from pathlib import PurePath
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -22,104 +22,10 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from prefect_federated.messages import JsonValue, human_bytes
-from prefect_federated.transport.calls import Call, SiteReport
+from prefect_federated.messages import JsonValue
+from prefect_federated.tasks.round_report import COLUMNS, RoundReport
 
 _TABLE_EVERY_S = 10.0
-_BEFORE_METRICS = ("round", "kind", "sites", "began", "seconds", "bytes_sent", "bytes_received")
-_COLUMNS = frozenset({*_BEFORE_METRICS, "failures"})
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """What became of one call: one row of the job's table.
-
-    Args:
-        kind: The site task.
-        round: The round, counted from 1; 0 outside rounds.
-        began_at: When the call began, in seconds since the epoch.
-        asked: Sites asked.
-        answered: Sites whose update counted.
-        seconds: From the call until its last reply.
-        bytes_sent: Bytes to the sites, heads included.
-        bytes_received: Bytes from the sites whose updates counted.
-        metrics: Name -> mean over the sites, weighted.
-        failures: Site -> reason.
-    """
-
-    kind: str
-    round: int
-    began_at: float
-    asked: int
-    answered: int
-    seconds: float
-    bytes_sent: int
-    bytes_received: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    failures: Mapping[str, str] = field(default_factory=dict)
-
-    @staticmethod
-    def of(call: Call, began_at: float) -> "RoundReport":
-        """Returns the report of a call that has ended."""
-        reports = list(call.reports.values())
-        answered = [report for report in reports if report.reason is None]
-        return RoundReport(
-            kind=call.kind,
-            round=call.terms.round,
-            began_at=began_at,
-            asked=len(reports),
-            answered=len(answered),
-            seconds=max((report.seconds for report in reports), default=0.0),
-            bytes_sent=sum(report.bytes_sent for report in reports),
-            bytes_received=sum(report.bytes_received for report in reports),
-            metrics=_mean_metrics(answered),
-            failures={r.site: r.reason for r in reports if r.reason is not None},
-        )
-
-    def row(self) -> dict[str, JsonValue]:
-        """Returns the report as a flat row of JSON values; metrics have 7 significant digits.
-
-        A metric with the name of a column of ours, such as "seconds", becomes "site_seconds".
-        """
-        metrics = {
-            f"site_{name}" if name in _COLUMNS else name: float(f"{value:.7g}")
-            for name, value in self.metrics.items()
-        }
-        return {
-            "round": self.round,
-            "kind": self.kind,
-            "sites": f"{self.answered}/{self.asked}",
-            "began": datetime.fromtimestamp(self.began_at, UTC).isoformat(timespec="milliseconds"),
-            "seconds": round(self.seconds, 4),
-            "bytes_sent": self.bytes_sent,
-            "bytes_received": self.bytes_received,
-            **metrics,
-            "failures": "; ".join(f"{site}: {why}" for site, why in self.failures.items()),
-        }
-
-    def line(self) -> str:
-        """Returns the report as a line for the log."""
-        what = f"round {self.round}" if self.round else self.kind
-        metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
-        failures = "".join(f"; {site}: {why}" for site, why in self.failures.items())
-        return (
-            f"{what}: {self.answered}/{self.asked} sites, {self.seconds:.2f} s, "
-            f"{human_bytes(self.bytes_sent)} sent, {human_bytes(self.bytes_received)} received"
-            f"{metrics}{failures}"
-        )
-
-
-def _mean_metrics(reports: list[SiteReport]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for report in reports:
-        for name in report.metrics or {}:
-            totals[name] = totals.get(name, 0.0) + report.metrics_weight
-    means = {name: 0.0 for name, total in totals.items() if total > 0}
-    for report in reports:
-        for name in means.keys() & (report.metrics or {}).keys():
-            share = report.metrics_weight / totals[name]  # at most 1, so that no product overflows
-            means[name] += share * (report.metrics or {})[name]
-    return means
 
 
 class Reporter:
@@ -160,9 +66,10 @@ class Reporter:
         self._wanted.put(True)
 
     def link_model(self, url: str, description: str) -> None:
-        """Makes the artifact that links the job's model."""
+        """Makes the artifact that links a model of the job, called as the file is."""
         try:
-            create_link_artifact(url, key=f"{self._key}-model", description=description)
+            name = re.sub(r"[^a-z0-9]+", "-", PurePath(url).stem.lower())
+            create_link_artifact(url, key=f"{self._key}-{name}", description=description)
         except Exception:  # a job does not fail because its model could not be linked
             self._log.warning("the model could not be linked in the UI", exc_info=True)
 
@@ -216,7 +123,7 @@ class Reporter:
 
     def _publish_curves(self) -> None:
         rows = [row for row in self.history if row["kind"] == "train"]
-        names = sorted(rows[-1].keys() - _COLUMNS) if rows else []
+        names = sorted(rows[-1].keys() - COLUMNS) if rows else []
         if not names:
             return
         try:

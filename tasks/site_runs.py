@@ -2,7 +2,9 @@
 
 import json
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from uuid import UUID
 
 import httpx
@@ -20,13 +22,14 @@ from prefect.logging import get_run_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling
 
 from prefect_federated.errors import ConfigurationError, NotEnoughSites
-from prefect_federated.tasks.labels import SITE_RUNS
+from prefect_federated.tasks.labels import SITE_RUNS, put_labels
+from prefect_federated.tasks.paging import in_pages, read_all
 from prefect_federated.tasks.parameters import JobParameters
 from prefect_federated.transport.hub import Hub
 
 SITE_FLOW = "join"
 _STARTS_A_ROUND = 3  # a site whose process crashes so often in one round is given up
-_PAGE = 200
+_AT_ONCE = 8  # sites that are dispatched at the same time
 
 
 def choose_sites(client: SyncPrefectClient, job: JobParameters) -> tuple[list[str], list[str]]:
@@ -54,16 +57,8 @@ def choose_sites(client: SyncPrefectClient, job: JobParameters) -> tuple[list[st
 
 
 def _known_sites(client: SyncPrefectClient) -> list[str]:
-    names: list[str] = []
-    while True:
-        page = client.read_deployments(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[SITE_FLOW])),
-            limit=_PAGE,
-            offset=len(names),
-        )
-        names += [deployment.name for deployment in page]
-        if len(page) < _PAGE:
-            return sorted(names)
+    named = FlowFilter(name=FlowFilterName(any_=[SITE_FLOW]))
+    return sorted(site.name for site in read_all(client.read_deployments, flow_filter=named))
 
 
 def _is_online(client: SyncPrefectClient, site: str) -> bool:
@@ -95,9 +90,11 @@ class SiteRuns:
         self._runs: dict[str, UUID] = {}
         self._starts: dict[tuple[str, int], int] = {}
         self._present: set[str] = set()
+        self._left_out: set[str] = set()
+        self._first = frozenset(hub.sites)  # which the job itself dispatches
 
-    def dispatch(self, sites: list[str]) -> str:
-        """Creates a flow run in the pool of each site that has none yet; returns them as JSON.
+    def dispatch(self, sites: Sequence[str]) -> None:
+        """Creates a flow run in the pool of each site that has none yet, and notes it for later.
 
         A job that comes back finds the runs of its earlier attempt by its labels, and those that
         were created just before it died by their idempotency key; the ones that have ended are
@@ -105,25 +102,54 @@ class SiteRuns:
         """
         labels = self._client.read_flow_run(self._run_id).labels
         earlier = json.loads(str(labels.get(SITE_RUNS, "{}")))
-        for site in sites:
-            run_id = UUID(earlier[site]) if site in earlier else self._start(site)
-            state = self._client.read_flow_run(run_id).state if site in earlier else None
-            if state is not None and state.is_final():
-                again: State[None] = AwaitingRetry(message="The job has come back.")
-                self._client.set_flow_run_state(run_id, again, force=True)
-            with self._lock:
-                self._runs[site] = run_id
-        return json.dumps({site: str(run_id) for site, run_id in self._runs.items()})
+        with ThreadPoolExecutor(min(len(sites), _AT_ONCE)) as pool:
+            dispatched = [
+                pool.submit(copy_context().run, self._dispatch_one, site, earlier.get(site))
+                for site in sites
+            ]
+        with self._lock:
+            runs = {site: str(run_id) for site, run_id in self._runs.items()}
+        put_labels(self._client, self._run_id, {SITE_RUNS: json.dumps(runs)})
+        for started in dispatched:
+            started.result()  # raises what went wrong
+
+    def _dispatch_one(self, site: str, earlier: str | None) -> None:
+        if self.hub.is_over:  # it ended while its new sites were dispatched
+            return
+        run_id = self._start(site) if earlier is None else UUID(earlier)
+        state = None if earlier is None else self._client.read_flow_run(run_id).state
+        if state is not None and state.is_final():
+            again: State[None] = AwaitingRetry(message="The job has come back.")
+            self._client.set_flow_run_state(run_id, again, force=True)
+        with self._lock:
+            self._runs[site] = run_id
+
+    def welcome_new(self) -> None:
+        """Dispatches sites that have become known since the job began, if it is for all sites."""
+        if self._job.sites or self.hub.is_over:
+            return
+        known = set(_known_sites(self._client))
+        with self._lock:
+            new = sorted(known - self._first - self._runs.keys())
+        if not new:
+            return
+        self._log.info("new in the federation, asked to join: %s", ", ".join(new))
+        for site in new:
+            self.hub.admit(site)
+        self.dispatch(new)
 
     def _start(self, site: str) -> UUID:
+        parameters: dict[str, object] = {
+            "job": str(self._run_id),
+            "executor": self._job.executor,
+            "config": self._job.config,
+            "seed": self._job.seed,
+        }
+        if self._job.filters:
+            parameters["filters"] = [spec.to_json() for spec in self._job.filters]
         flow_run: FlowRun = run_deployment(  # type: ignore[assignment]  # typed for async too
             f"{SITE_FLOW}/{site}",
-            parameters={
-                "job": str(self._run_id),
-                "executor": self._job.executor,
-                "config": self._job.config,
-                "seed": self._job.seed,
-            },
+            parameters=parameters,
             flow_run_name=f"{SITE_FLOW}/{site}",
             idempotency_key=f"{self._run_id}-{site}",
             timeout=0,
@@ -142,6 +168,17 @@ class SiteRuns:
             self._log.info("joined: %s", ", ".join(joined))
         if gone := sorted(before - present):
             self._log.info("no connection any more: %s", ", ".join(gone))
+        self._note_left_out()
+
+    def _note_left_out(self) -> None:
+        reasons = {site: self.hub.left_out(site) for site in self.hub.sites}
+        left_out = {site for site, reason in reasons.items() if reason is not None}
+        with self._lock:
+            before, self._left_out = self._left_out, left_out
+        for site in sorted(left_out - before):
+            self._log.warning("site %s is %s", site, reasons[site])
+        if back := sorted(before - left_out):
+            self._log.info("taken back: %s", ", ".join(back))
 
     def mind_absent(self) -> None:
         """Looks at the runs of sites that are not attached: starts crashed ones again, gives up
@@ -219,7 +256,11 @@ class SiteRuns:
             wanted = {run_id: site for site, run_id in self._runs.items() if site in sites}
         if not wanted:
             return {}
-        found = self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(wanted)))
-        )
-        return {wanted[run.id]: run for run in found}
+        return {
+            wanted[run.id]: run
+            for ids in in_pages(list(wanted))
+            for run in read_all(
+                self._client.read_flow_runs,
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=list(ids))),
+            )
+        }

@@ -1,31 +1,52 @@
 """The state of a job after a round: written to Prefect's result storage, and read again.
 
-The tensors go into a `.safetensors` file through the storage block; what is persisted as the
-Prefect task's result is a reference to it. A small JSON file names the newest snapshots; it is
-written last, so a job that dies while it writes resumes from the one before.
+A snapshot is written while the next round is already on its way, as a Prefect task of its own. What
+holds at any moment, whatever is killed:
+
+- The pointer names at most two snapshots, and each was whole before it was named. A job that dies
+  while it writes resumes from the one before.
+- `snapshot` returns when the snapshot before this one is complete. So at most one round is lost
+  that had been aggregated: the one whose snapshot was being written.
+- An error in writing fails the job, at the next snapshot or at its end; no job completes whose last
+  snapshot was not written.
+- The pointer carries the epoch of the attempt that wrote it. It is compared and replaced under a
+  lock (local storage), so a controller that a newer attempt has replaced changes nothing any more.
+- Files are not forced to disk: a power failure may damage the newest ones. Each is checked against
+  its digest, and the snapshot before is taken if it does not match.
+
+The tensors go into `.safetensors` files; what Prefect persists as the task's result is a reference.
 """
 
-import contextlib
-import hashlib
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
 
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
-from prefect.results import get_default_result_storage, get_result_store
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from pydantic import Field
 
-from prefect_federated.errors import SnapshotCorrupt, StaleController
+from prefect_federated.errors import (
+    ConfigurationError,
+    SnapshotCorrupt,
+    SnapshotFailed,
+    StaleController,
+)
 from prefect_federated.messages import Tensor, Tensors
+from prefect_federated.model_file import Abandoned, map_model
+from prefect_federated.tasks.background import Background, current_background
 from prefect_federated.tasks.federation import current_federation
+from prefect_federated.tasks.snapshot_record import History, Record, Row, Snapshot, rows_of
+from prefect_federated.tasks.storage import (
+    StoredModel,
+    delete,
+    get_model,
+    get_stored,
+    put_model,
+)
 
-_KEPT = 2
+_MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -35,43 +56,52 @@ class State:
     Args:
         model: The global model.
         round: The last round that is in it; 0 before the first.
+        extra: Further named tensors from which the job resumes, such as an optimizer's, or the best
+            model so far; a name has letters, digits, `_` and `-`, and is not "model".
     """
 
     model: Tensors
     round: int = 0
+    extra: Mapping[str, Tensors] = field(default_factory=dict)
 
 
-class ModelRef(BaseModel):
+class ModelRef(StoredModel):
     """Where a model is: a `.safetensors` file in Prefect's result storage.
 
     Args:
-        path: Path in the storage; with local storage, of the file.
-        sha256: Hex digest of the file.
-        size_bytes: Size of the file.
         round: The last round that is in it.
         history: The job's table: a row a call to the sites.
     """
 
-    path: str
-    sha256: str
-    size_bytes: int
     round: int
-    history: list[dict[str, bool | int | float | str | None]] = []
+    history: list[Row] = Field(default_factory=list)
 
 
-class _Snapshots(BaseModel):
-    """The small JSON file: the newest snapshots, newest first, and the attempt that wrote it."""
+def snapshot(state: State) -> None:
+    """Begins to write the job's state, so that it resumes after this round.
 
-    epoch: int = 0
-    newest: list[ModelRef] = []
+    Returns when the snapshot before is complete. The tensors must not change until the next call,
+    or the end of the job, which waits for this one.
 
-
-def snapshot(state: State) -> ModelRef:
-    """Writes the job's state, so that it resumes after this round; returns where it is."""
-    return write_snapshot.with_options(
+    Raises:
+        SnapshotFailed: the snapshot before could not be written.
+        StaleController: a newer attempt of the job has written snapshots already.
+    """
+    for name in state.extra:
+        _check_name(name)
+    if _MODEL in state.extra:
+        raise ConfigurationError("extra tensors are called 'model', as the model itself is.")
+    fed, beside = current_federation(), current_background()
+    fed.events.aggregated()
+    handover = _Handover(state, fed.reporter.history, beside)
+    written = write_snapshot.with_options(
         task_run_name=f"round {state.round} · snapshot",
-        result_storage_key=f"{_job()}/round-{state.round}.json",
-    )(_Handover(state))
+        result_storage_key=_path(f"round-{state.round}.json"),
+    )
+    if beside is None:
+        written(handover)
+    else:
+        beside.begin(lambda: written.submit(handover))
 
 
 class _Handover:
@@ -80,11 +110,15 @@ class _Handover:
     Seen: with the state itself as parameter, the models of all earlier rounds stay in memory.
     """
 
-    def __init__(self, state: State) -> None:
-        self._states = [state]
+    def __init__(self, state: State, history: History, beside: Background | None) -> None:
+        self._given = [(state, history, len(history))]  # the history grows while this is written
+        self._beside = beside
 
-    def take(self) -> State:
-        return self._states.pop()
+    def take(self) -> tuple[State, History, int]:
+        return self._given.pop()
+
+    def is_wanted(self) -> bool:
+        return self._beside is None or self._beside.is_wanted
 
 
 @task(name="snapshot", persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
@@ -93,173 +127,135 @@ def write_snapshot(handover: _Handover) -> ModelRef:
 
     Raises:
         StaleController: a newer attempt of the job has written snapshots already.
+        SnapshotFailed: it could not be written.
     """
-    state = handover.take()
-    earlier, epoch = _read_pointer(), current_federation().hub.epoch
-    if earlier.epoch > epoch:
-        raise StaleController(
-            f"attempt {earlier.epoch} of job {_job()} has written snapshots; attempt {epoch} stops."
-        )
-    history = list(current_federation().reporter.history)
-    reference = _write(f"{_job()}/round-{state.round:05d}-{epoch}.safetensors", state)
-    reference = reference.model_copy(update={"history": history})
-    others = [ref for ref in earlier.newest if ref.path != reference.path]
-    pointer = _Snapshots(epoch=epoch, newest=[reference, *others[: _KEPT - 1]])
-    _put(_pointer_path(), pointer.model_dump_json().encode())
-    for ref in others[_KEPT - 1 :]:
-        _delete(ref.path)
-    return reference.model_copy(update={"history": []})
+    state, history, rows = handover.take()
+    with _writing(f"the snapshot of round {state.round}"):
+        _record().read()  # whoever is stale need not write at all
+        files = {
+            name: put_model(_file(state.round, name), tensors, handover.is_wanted)
+            for name, tensors in {_MODEL: state.model, **state.extra}.items()
+        }
+        try:
+            _record().add(Snapshot(round=state.round, rows=rows, files=files), history)
+        except StaleController:  # it came between; what was written now belongs to nobody
+            for stored in files.values():
+                delete(stored.path)
+            raise
+    return ModelRef(**files[_MODEL].model_dump(), round=state.round)
 
 
 def restore() -> State | None:
     """Returns the state after the last round that was snapshotted; None for a new job.
 
+    From here on an earlier attempt of the job cannot write a snapshot any more. With local storage
+    the tensors are the mapped memory of the snapshot's files; they are read-only.
+
     Raises:
         SnapshotCorrupt: there are snapshots, and none of them can be read as it was written.
+        SnapshotFailed: the storage is not to be written to.
+        StaleController: a newer attempt of the job has written snapshots already.
     """
-    pointer = _read_pointer()
-    problems = []
-    for reference in pointer.newest:
+    record, problems = _record(), []
+    with _writing("the note that this attempt has begun"):
+        pointer = record.claim()
+    for place, found in enumerate(pointer.newest):
         try:
-            model = _read(reference)
+            tensors = {name: get_stored(stored) for name, stored in found.files.items()}
+            history = record.history(pointer, found.rows)
         except SnapshotCorrupt as error:
-            problems.append(str(error))
+            problems.append(f"The snapshot after round {found.round} is of no use: {error}")
             continue
-        current_federation().reporter.resume(reference.history, reference.round)
-        return State(model=model, round=reference.round)
+        with _writing("the note of where this attempt begins"):
+            record.go_back_to(pointer.newest[place:], history)
+        current_federation().reporter.resume(history, found.round)
+        return State(tensors.pop(_MODEL), found.round, tensors)
     if problems:
         raise SnapshotCorrupt(" ".join(problems))
     return None
 
 
 def load_model(path: str) -> dict[str, Tensor]:
-    """Returns the tensors of a `.safetensors` file in Prefect's result storage.
+    """Returns the tensors of a `.safetensors` file in Prefect's result storage; read-only.
+
+    With local storage they are the file's mapped memory: it may be replaced or deleted while they
+    are in use, but not written into.
 
     Raises:
         SnapshotCorrupt: it is not there, or not such a file.
     """
-    return _tensors(path, _read_bytes(path))
+    return get_model(path)
 
 
 def read_model(file: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a `.safetensors` file.
+    """Returns the tensors of a `.safetensors` file as its mapped memory.
+
+    The arrays may be changed; the file stays as it is.
 
     Raises:
         SnapshotCorrupt: it cannot be read, or is not such a file.
     """
-    try:
-        return _tensors(str(file), file.read_bytes())
-    except OSError as error:
-        raise SnapshotCorrupt(f"{file} cannot be read: {error}.") from error
+    return map_model(file, is_writable=True)
 
 
-def publish(state: State) -> ModelRef:
-    """Writes the job's model, links it in the Prefect UI, and returns where it is."""
+def publish(state: State, name: str = _MODEL) -> ModelRef:
+    """Writes a model of the job, links it in the Prefect UI, and returns where it is.
+
+    Args:
+        state: The job after a round.
+        name: What the model is called: the file is `NAME.safetensors` in the job's folder.
+
+    Raises:
+        SnapshotFailed: it could not be written.
+        StaleController: a newer attempt of the job has written snapshots already.
+    """
+    _check_name(name)
     fed = current_federation()
-    reference = _write(f"{_job()}/model.safetensors", state)
-    reference = reference.model_copy(update={"history": list(fed.reporter.history)})
+    with _writing(f"the model {name!r} after round {state.round}"):
+        _record().read()
+        stored = put_model(_path(f"{name}.safetensors"), state.model)
     fed.reporter.link_model(
-        f"file://{reference.path}",
-        f"The global model after round {state.round}: {reference.path} "
-        f"({reference.size_bytes:,} bytes, sha256 {reference.sha256})",
+        f"file://{stored.path}",
+        f"The global model after round {state.round}: {stored.path} "
+        f"({stored.size_bytes:,} bytes, sha256 {stored.sha256})",
     )
-    return reference
+    history = rows_of(fed.reporter.history)
+    return ModelRef(**stored.model_dump(), round=state.round, history=history)
 
 
-def _job() -> str:
-    return current_federation().hub.job
-
-
-def _pointer_path() -> str:
-    return f"{_job()}/snapshots.json"
-
-
-class _Files(Protocol):
-    """A storage block as a flow that is not async sees it; Prefect's types tell of coroutines."""
-
-    def read_path(self, path: str) -> bytes: ...
-
-    def write_path(self, path: str, content: bytes) -> object: ...
-
-
-def _storage() -> WritableFileSystem:
-    own = get_result_store().result_storage
-    return own or cast(WritableFileSystem, get_default_result_storage())
-
-
-def _write(path: str, state: State) -> ModelRef:
-    # safetensors writes an array's memory as it lies; in another order it would be another array
-    model = {name: np.asarray(array, order="C") for name, array in state.model.items()}
-    content = save(model)
-    with ThreadPoolExecutor(1) as pool:  # both release the interpreter's lock
-        digest = pool.submit(lambda: hashlib.sha256(content).hexdigest())
-        written = _put(path, content)
-    return ModelRef(
-        path=written, sha256=digest.result(), size_bytes=len(content), round=state.round
-    )
-
-
-def _put(path: str, content: bytes) -> str:
-    """Writes a file so that it is there whole or not at all; returns its path."""
-    storage = _storage()
-    if not isinstance(storage, LocalFileSystem):  # an object store does so by itself
-        cast(_Files, storage).write_path(path, content)
-        return path
-    target = _local(storage, path)
-    storage.write_path(f"{path}.part", content)
-    return str(_local(storage, f"{path}.part").replace(target))
-
-
-def _delete(path: str) -> None:
-    storage = _storage()
-    if isinstance(storage, LocalFileSystem):
-        _local(storage, path).unlink(missing_ok=True)
-    elif isinstance(storage, RemoteFileSystem):
-        with contextlib.suppress(FileNotFoundError):
-            storage.filesystem.rm(f"{storage.basepath.rstrip('/')}/{path}")
-
-
-def _local(storage: LocalFileSystem, path: str) -> Path:
-    return Path(storage.basepath or ".").expanduser().resolve() / path
-
-
-def _read_bytes(path: str) -> bytes:
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """Turns what a storage raises, which may be anything, into an error of ours."""
     try:
-        return cast(_Files, _storage()).read_path(path)
-    except (OSError, ValueError) as error:
-        raise SnapshotCorrupt(f"{path} cannot be read: {error}.") from error
-
-
-def _read(reference: ModelRef) -> dict[str, Tensor]:
-    content = _read_bytes(reference.path)
-    if hashlib.sha256(content).hexdigest() != reference.sha256:
-        raise SnapshotCorrupt(
-            f"{reference.path} ({len(content):,} bytes) is not what was written after round "
-            f"{reference.round} ({reference.size_bytes:,} bytes)."
-        )
-    return _tensors(reference.path, content)
-
-
-def _tensors(path: str, content: bytes) -> dict[str, Tensor]:
-    try:
-        return dict(load(content))
-    except SafetensorError as error:
-        raise SnapshotCorrupt(f"{path} is not a .safetensors file: {error}.") from error
-
-
-def _read_pointer() -> _Snapshots:
-    """Returns the job's snapshots; none only where there is no pointer: an error is an error."""
-    path = _pointer_path()
-    try:
-        content = cast(_Files, _storage()).read_path(path)
-    except (FileNotFoundError, ValueError):  # the latter from Prefect's local storage
-        return _Snapshots()
-    except OSError as error:
-        raise SnapshotCorrupt(f"{path} cannot be read: {error}.") from error
-    try:
-        return _Snapshots.model_validate_json(content)
-    except ValidationError as error:
-        raise SnapshotCorrupt(
-            f"{path} ({len(content):,} bytes) does not name the job's snapshots. Delete it to "
-            "begin the job anew."
+        yield
+    except (StaleController, SnapshotCorrupt):
+        raise
+    except Abandoned as error:
+        raise SnapshotFailed(f"{what} was left unfinished, because the job ends.") from error
+    except Exception as error:
+        raise SnapshotFailed(
+            f"{what} could not be written: {type(error).__name__}: {error}. Make room in Prefect's "
+            "result storage, or mend what keeps it from being written to; the job resumes from its "
+            "snapshot before."
         ) from error
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise ConfigurationError(
+            f"a model is called {name!r}; its name may have letters, digits, '_' and '-' only."
+        )
+
+
+def _record() -> Record:
+    hub = current_federation().hub
+    return Record(hub.job, hub.epoch)
+
+
+def _path(name: str) -> str:
+    return f"{current_federation().hub.job}/{name}"
+
+
+def _file(round: int, name: str) -> str:
+    suffix = "" if name == _MODEL else f".{name}"
+    return _path(f"round-{round:05d}-{current_federation().hub.epoch}{suffix}.safetensors")

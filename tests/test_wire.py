@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_federated.errors import ProtocolError
+from prefect_federated.frames import CONTROL_BYTES, DATA_BYTES, read_start, start
 from prefect_federated.messages import JsonValue, Message, Tensor
 from prefect_federated.wire import (
     CHUNK_BYTES,
+    Encoded,
     Frame,
     Incoming,
-    Limits,
     begin,
     body_of,
     control,
@@ -24,26 +25,29 @@ from prefect_federated.wire import (
     kind_of,
     specs_of,
 )
+from tests.fuzzing import SMALL, bodies, check_decoder, chunks, fill, frame
 
 DTYPES = ("?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "c8")
-SMALL = Limits(message_bytes=1 << 20, head_bytes=1 << 16, tensors=50, dimensions=8)
+
+
+def payload_of(encoded: Encoded, offset: int = 0) -> bytes:
+    return b"".join(part for chunk in encoded.chunks(offset) for part in chunk)
 
 
 def travelled(message: Message) -> Message:
     """Encodes a message, and returns what the other side reads."""
-    head, *chunks = list(encode(Frame.UPDATE, message).frames())
-    assert kind_of(head) is Frame.UPDATE
-    assert all(kind_of(chunk) is Frame.DATA for chunk in chunks)
-    incoming = begin(head)
+    encoded = encode(Frame.UPDATE, message)
+    assert kind_of(encoded.head) is Frame.UPDATE
+    incoming = begin(encoded.head)
     incoming.allocate()
-    for chunk in chunks:
-        incoming.feed(chunk)
+    for chunk in encoded.chunks():
+        fill(incoming, b"".join(chunk))
     return incoming.message()
 
 
 def head_frame(tensors: object, blobs: object = None, header: object = None) -> bytes:
     body = {"header": header or {}, "tensors": tensors, "blobs": blobs or {}}
-    return Frame.UPDATE.value + json.dumps(body).encode()
+    return frame(Frame.UPDATE, json.dumps(body).encode())
 
 
 def entry(dtype: str, shape: Sequence[object], begin_at: int, end_at: int) -> dict[str, object]:
@@ -97,7 +101,7 @@ def test_an_array_that_is_contiguous_is_not_copied_to_be_encoded() -> None:
     assert np.frombuffer(view, np.float32)[3] == 1
 
 
-def test_tensors_and_blobs_that_span_chunks_arrive_whole_in_frames_of_a_mebibyte() -> None:
+def test_tensors_and_blobs_that_span_chunks_arrive_whole_in_chunks_of_a_frame() -> None:
     random = np.random.default_rng(5)
     sizes = (0, 1, CHUNK_BYTES - 2, 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 17, 5, 300_001, 0)
     sent: dict[str, Tensor] = {
@@ -105,13 +109,36 @@ def test_tensors_and_blobs_that_span_chunks_arrive_whole_in_frames_of_a_mebibyte
     }
     blobs = {"empty": b"", "model": random.bytes(CHUNK_BYTES + 1)}
     message = Message({"id": "1.1"}, sent, blobs)
-    frames = list(encode(Frame.TASK, message).frames())
+    encoded = encode(Frame.TASK, message)
+    lengths = [sum(part.nbytes for part in chunk) for chunk in encoded.chunks()]
     got = travelled(message)
-    assert max(len(frame) for frame in frames[1:]) == CHUNK_BYTES + 1
-    assert len(frames) == 1 + -(-message.size_bytes // CHUNK_BYTES)
+    assert set(lengths[:-1]) == {CHUNK_BYTES}
+    assert sum(lengths) == message.size_bytes == encoded.payload_bytes
     assert_same(got.tensors, sent)
     assert (got.blobs, got.header) == (blobs, message.header)
-    assert encode(Frame.TASK, message).size_bytes == len(frames[0]) + message.size_bytes
+    assert encoded.size_bytes == len(encoded.head) + message.size_bytes
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(0, 40), max_size=6), offset=st.integers(0, 300))
+def test_a_transfer_goes_on_at_any_byte(sizes: list[int], offset: int) -> None:
+    random = np.random.default_rng(6)
+    sent = {str(i): np.frombuffer(random.bytes(size), "u1") for i, size in enumerate(sizes)}
+    encoded = encode(Frame.TASK, Message({}, sent))
+    assert payload_of(encoded, offset) == payload_of(encoded)[offset:]
+    incoming = begin(encoded.head)
+    incoming.allocate()
+    fill(incoming, payload_of(encoded)[:offset])
+    assert incoming.received == min(offset, encoded.payload_bytes)
+    fill(incoming, payload_of(encoded, incoming.received))
+    assert_same(incoming.message().tensors, sent)
+
+
+def test_a_head_may_travel_as_a_frame_of_another_kind() -> None:
+    encoded = encode(Frame.UPDATE, Message({"id": "1.1"}, {"t": np.arange(3)}))
+    offered = encoded.headed(Frame.OFFER)
+    assert kind_of(offered) is Frame.OFFER
+    assert begin(offered).specs == begin(encoded.head).specs
 
 
 def test_thousands_of_small_tensors_keep_their_order() -> None:
@@ -121,7 +148,7 @@ def test_thousands_of_small_tensors_keep_their_order() -> None:
 
 def test_one_encoding_serves_many_receivers() -> None:
     encoded = encode(Frame.TASK, Message({}, {"t": np.arange(9)}))
-    assert list(encoded.frames()) == list(encoded.frames())
+    assert payload_of(encoded) == payload_of(encoded)
 
 
 def test_received_arrays_are_read_only() -> None:
@@ -157,7 +184,7 @@ def test_a_number_that_is_not_finite_is_not_put_into_a_header(value: float) -> N
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e400"])
 def test_a_number_that_is_not_finite_is_not_read_from_a_header(number: str) -> None:
     with pytest.raises(ProtocolError, match="not a finite number"):
-        body_of(b'U{"header":{"loss":' + number.encode() + b"}}")
+        body_of(frame(Frame.UPDATE, b'{"header":{"loss":' + number.encode() + b"}}"))
 
 
 @pytest.mark.parametrize(
@@ -166,13 +193,29 @@ def test_a_number_that_is_not_finite_is_not_read_from_a_header(number: str) -> N
 )
 def test_a_body_that_is_no_json_object_is_a_protocol_error(body: bytes) -> None:
     with pytest.raises(ProtocolError):
-        body_of(Frame.HELLO.value + body)
+        body_of(frame(Frame.HELLO, body))
 
 
 def test_a_frame_of_an_unknown_kind_names_the_protocol_version() -> None:
-    for frame in (b"", b"?", b"\x00rest"):
-        with pytest.raises(ProtocolError, match="protocol version 1"):
-            kind_of(frame)
+    for unknown in (b"", b"?", b"\x00rest"):
+        with pytest.raises(ProtocolError, match="protocol version 2"):
+            kind_of(unknown)
+
+
+@pytest.mark.parametrize("cut", [b"", b"H", b"H\0\0\0\0{}", b"H\0\0\0\3{}", b"H\xff\xff\xff\xff{}"])
+def test_a_frame_that_is_not_as_long_as_it_says_has_no_body(cut: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        body_of(cut)
+
+
+def test_no_frame_is_longer_than_its_kind_may_be() -> None:
+    longest = {Frame.DATA: DATA_BYTES, Frame.TASK: SMALL.head_bytes, Frame.HELLO: CONTROL_BYTES}
+    for kind, length in longest.items():
+        assert read_start(start(kind, length), SMALL) == (kind, length)
+        with pytest.raises(
+            ProtocolError, match=f"{kind.name} announces .* the limit is {length:,}"
+        ):
+            read_start(start(kind, length + 1), SMALL)
 
 
 def test_a_head_that_claims_ten_terabytes_is_refused_before_anything_is_allocated() -> None:
@@ -242,86 +285,66 @@ def test_a_shape_of_no_bytes_that_no_array_can_have_is_refused_when_room_is_made
 
 
 def test_a_truncated_payload_is_no_message() -> None:
-    head, chunk = encode(Frame.UPDATE, Message({}, {"t": np.zeros(10)})).frames()
-    incoming = begin(head)
+    encoded = encode(Frame.UPDATE, Message({}, {"t": np.zeros(10)}))
+    incoming = begin(encoded.head)
     incoming.allocate()
-    incoming.feed(chunk[:50])
+    fill(incoming, payload_of(encoded)[:49])
     assert not incoming.is_complete
     with pytest.raises(ProtocolError, match="31 bytes short of the 80"):
         incoming.message()
 
 
 def test_bytes_beyond_the_announced_are_refused() -> None:
-    head, chunk = encode(Frame.UPDATE, Message({}, {"t": np.zeros(10)})).frames()
-    incoming = begin(head)
+    encoded = encode(Frame.UPDATE, Message({}, {"t": np.zeros(10)}))
+    incoming = begin(encoded.head)
     incoming.allocate()
-    incoming.feed(chunk)
-    incoming.feed(Frame.DATA.value)
+    fill(incoming, payload_of(encoded))
+    incoming.place(0)
     with pytest.raises(ProtocolError, match=r"3 bytes more than the head announced \(80\)"):
-        incoming.feed(b"Dabc")
+        incoming.place(3)
 
 
 def test_a_discarded_message_is_read_and_not_kept() -> None:
-    head, *chunks = encode(Frame.UPDATE, Message({}, {"t": np.zeros(1 << 20)})).frames()
-    incoming = begin(head)
+    encoded = encode(Frame.UPDATE, Message({}, {"t": np.zeros(1 << 20)}))
+    incoming = begin(encoded.head)
     incoming.discard()
-    for chunk in chunks:
-        incoming.feed(chunk)
+    fill(incoming, payload_of(encoded))
     assert incoming.is_complete
     with pytest.raises(ProtocolError, match="more than the head announced"):
-        incoming.feed(b"Dx")
+        incoming.place(1)
+    with pytest.raises(ProtocolError, match="discarded"):
+        incoming.message()
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-entries = st.fixed_dictionaries(
-    {
-        "dtype": st.sampled_from(["F32", "U8", "BOOL", "C64", "?"]) | json_values,
-        "shape": st.lists(st.integers(-2, 9) | st.integers(), max_size=4) | json_values,
-        "data_offsets": st.lists(st.integers(-2, 100), max_size=3) | json_values,
-    }
-)
-tables = st.dictionaries(st.text(max_size=3), entries | json_values, max_size=3)
-heads = st.one_of(
-    st.binary(max_size=200),
-    st.fixed_dictionaries(
-        {
-            "header": st.just({}) | json_values,
-            "tensors": tables | json_values,
-            "blobs": st.dictionaries(st.text(max_size=3), st.integers() | json_values, max_size=3)
-            | json_values,
-        }
-    ).map(lambda body: json.dumps(body).encode()),
-)
+def test_a_message_may_be_discarded_while_it_arrives() -> None:
+    encoded = encode(Frame.UPDATE, Message({}, {"t": np.zeros(1000)}))
+    incoming = begin(encoded.head)
+    incoming.allocate()
+    place = incoming.place(100)
+    incoming.discard()
+    incoming.advance(place.nbytes)
+    fill(incoming, payload_of(encoded, 100))
+    assert incoming.is_complete
+    assert incoming.is_discarded
 
 
 @settings(max_examples=400, deadline=None)
-@given(body=heads, chunks=st.lists(st.binary(max_size=60), max_size=4))
+@given(body=bodies, parts=chunks)
 def test_any_bytes_whatever_give_a_message_or_a_protocol_error(
-    body: bytes, chunks: list[bytes]
+    body: bytes, parts: list[bytes]
 ) -> None:
-    try:
-        incoming = begin(Frame.UPDATE.value + body, SMALL)
-        assert incoming.payload_bytes <= SMALL.message_bytes
-        incoming.allocate()
-        for chunk in chunks:
-            incoming.feed(Frame.DATA.value + chunk)
-        incoming.message()
-    except ProtocolError:
-        return
-    assert incoming.payload_bytes == sum(map(len, chunks))
+    check_decoder(body, parts)
 
 
 @settings(max_examples=200, deadline=None)
-@given(frame=st.binary(max_size=100))
-def test_any_control_frame_gives_a_body_or_a_protocol_error(frame: bytes) -> None:
+@given(content=st.binary(max_size=100), is_framed=st.booleans())
+def test_any_control_frame_gives_a_body_or_a_protocol_error(
+    content: bytes, is_framed: bool
+) -> None:
     try:
-        body: dict[str, JsonValue] = body_of(frame, SMALL)
+        body: dict[str, JsonValue] = body_of(
+            frame(Frame.HELLO, content) if is_framed else content, SMALL
+        )
     except ProtocolError:
         return
     json.dumps(body, allow_nan=False)
@@ -340,6 +363,6 @@ def test_however_the_payload_is_cut_it_arrives(cuts: list[int], shapes: list[lis
     incoming: Incoming = begin(encoded.head)
     incoming.allocate()
     places = sorted({0, len(payload), *(cut for cut in cuts if cut < len(payload))})
-    for start, end in pairwise(places):
-        incoming.feed(Frame.DATA.value + payload[start:end])
+    for begins, ends in pairwise(places):
+        fill(incoming, payload[begins:ends])
     assert_same(incoming.message().tensors, sent)

@@ -5,12 +5,13 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cyclopts
 from rich.console import Console
 from rich.table import Table
 
+from prefect_federated.cli.progress import showing_progress
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.messages import JsonValue, human_bytes
 
@@ -26,7 +27,25 @@ def simulate_command(
         ),
     ] = None,
     threads: Annotated[
-        int | None, cyclopts.Parameter(help="Site tasks that run at the same time.")
+        int | None, cyclopts.Parameter(help="Site tasks that run at the same time on threads.")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        cyclopts.Parameter(help="Worker processes that run the site tasks, instead of threads."),
+    ] = None,
+    runner: Annotated[
+        Literal["threads", "processes", "dask"] | None,
+        cyclopts.Parameter(
+            help="Where site tasks run: threads of this process, worker processes, or a Dask "
+            "cluster (needs prefect-federated[dask]), with a Prefect task run a batch of sites."
+        ),
+    ] = None,
+    dask_address: Annotated[
+        str | None,
+        cyclopts.Parameter(
+            help="A Dask scheduler, tcp://host:port, whose workers see the same --data and "
+            "--output; a cluster of --processes workers on this machine if left out."
+        ),
     ] = None,
     data: Annotated[
         Path | None, cyclopts.Parameter(help="Folder with one sub-folder of data a site.")
@@ -43,22 +62,27 @@ def simulate_command(
         cyclopts.Parameter(help="A parameter of the flow, name=value; JSON where it is JSON."),
     ] = (),
 ) -> None:
-    """Run a job on virtual sites in this process: what runs here runs in a federation unchanged."""
+    """Run a job on virtual sites: what runs here runs in a federation unchanged."""
     from prefect_federated.agents.simulator import simulate
 
     logging.getLogger("prefect_federated.site").setLevel(
         logging.WARNING
     )  # a line a round is enough
     names = None if sites is None else int(sites) if sites.isdigit() else sites.split(",")
-    result = simulate(
-        flow,
-        sites=names,
-        threads=threads,
-        data=data,
-        code=code,
-        output=output,
-        parameters=dict(_parameter(text) for text in param),
-    )
+    with showing_progress() as watcher:
+        result = simulate(
+            flow,
+            sites=names,
+            threads=threads,
+            processes=processes,
+            runner=runner,
+            dask_address=dask_address,
+            data=data,
+            code=code,
+            output=output,
+            parameters=dict(_parameter(text) for text in param),
+            watcher=watcher,
+        )
     console = Console(file=sys.stdout)
     if result.metrics:
         console.print(_table(result.metrics))

@@ -21,6 +21,13 @@ def start(
         tuple[Path, ...],
         cyclopts.Parameter(help="Folder to import executors from, beside what is installed."),
     ] = (),
+    label: Annotated[
+        tuple[str, ...],
+        cyclopts.Parameter(
+            help="What the site says of itself, as name=value; jobs can choose sites by it. May be "
+            "given several times."
+        ),
+    ] = (),
 ) -> None:
     """Start a site: it connects outwards only, and waits for the server if that is not there yet.
 
@@ -28,4 +35,4 @@ def start(
     """
     from prefect_federated.agents.site import serve
 
-    asyncio.run(serve(kit, data, state, code))
+    asyncio.run(serve(kit, data, state, code, label))

@@ -1,58 +1,18 @@
-"""One call of a controller to its sites: its terms, its replies in the order of arrival."""
+"""One call of a controller to its sites: its terms, who has answered, when it is over.
+
+Pure bookkeeping without a clock of its own. `exchange` keeps the calls of a job, `waiting` makes
+them something that a flow can wait for.
+"""
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import numpy as np
-
-from prefect_federated.errors import QuorumNotReached, UpdateRejected
-from prefect_federated.messages import JsonValue, Message, Reply, SiteFailure, Tensor, Update
+from prefect_federated.errors import QuorumNotReached
+from prefect_federated.messages import JsonValue, Message, Reply, SiteFailure, Update
 from prefect_federated.wire import Encoded, TensorSpec
-
-if TYPE_CHECKING:
-    from prefect_federated.transport.hub import Hub
-
-_FINITE_BLOCK = 1 << 20
-_RECEIVED_AT_ONCE = 2  # updates in memory beside the aggregator's sum; the rest waits at the sites
-
-
-class Offer(Protocol):
-    """An update whose head is known: its announced tensors, then its payload."""
-
-    @property
-    def header(self) -> Mapping[str, JsonValue]:
-        """The message's header."""
-        ...
-
-    @property
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Dtype and shape of each tensor."""
-        ...
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of head and payload."""
-        ...
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of the payload has been read."""
-        ...
-
-    def allocate(self) -> None:
-        """Makes room for the payload."""
-        ...
-
-    def discard(self) -> None:
-        """Reads the payload without keeping it."""
-        ...
-
-    def message(self) -> Message:
-        """Returns the complete message."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +26,12 @@ class CallTerms:
         timeout_s: Seconds after which sites that have not answered count as failed.
         lost_after_s: Seconds without a connection after which a site counts as failed.
         expect: Dtype and shape of each tensor that an update must have; None for any.
+        grace_s: Once the quorum is there, seconds for which the other sites are waited for; None
+            for as long as `timeout_s`.
+        in_flight: Sites that are asked at the same time; None for all.
+        late: Factor on an update's weight for each round that it comes late: an update that arrives
+            after its call has closed is taken by the next call of the same kind. 0 drops it.
+        max_reply_bytes: Payload of an answer at most; None for what the limits allow.
     """
 
     round: int = 0
@@ -73,6 +39,10 @@ class CallTerms:
     timeout_s: float = 600.0
     lost_after_s: float = 30.0
     expect: dict[str, TensorSpec] | None = None
+    grace_s: float | None = None
+    in_flight: int | None = None
+    late: float = 0.0
+    max_reply_bytes: int | None = None
 
     def updates_needed(self, asked: int) -> int:
         """Returns the number of updates that make the quorum among `asked` sites."""
@@ -92,218 +62,139 @@ class SiteReport:
     reason: str | None = None
     metrics: dict[str, float] | None = None
     metrics_weight: float = 0.0
+    staleness: int = 0
+    filtered: list[JsonValue] = field(default_factory=list)
 
 
-class Call:
-    """A call in flight: iterate it for updates and failures in the order of arrival.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a call asks of each site, encoded once for all of them."""
 
-    The end of the iteration closes the call. It raises `QuorumNotReached` when too few sites sent
-    an update.
+    encoded: Encoded
+    message: Message
+
+    def without_tensors(self) -> "Task":
+        """Returns what is left to tell of a task when nobody needs its tensors any more."""
+        return Task(Encoded(self.encoded.head, ()), Message(self.message.header))
+
+
+class Deadline(NamedTuple):
+    """When sites that have not answered are not waited for any more, and what is said of them."""
+
+    at: float
+    reason: str
+    is_failure: bool = True  # which counts towards `max_failures`
+
+
+class CallRecord:
+    """One call: which sites it counts, who has answered, what waits to be read.
+
+    Args:
+        number: The id that its site tasks have.
+        kind: The site task.
+        task: What it asks.
+        sites: Sites that count towards the quorum and are waited for.
+        trials: Sites that are asked too, but are neither counted nor waited for.
+        terms: What it waits for.
+        now: When it begins, on the exchange's clock.
     """
 
     def __init__(
         self,
-        hub: "Hub",
         number: str,
         kind: str,
-        task: Encoded,
-        message: Message,
+        task: Task,
         sites: Sequence[str],
+        trials: Sequence[str],
         terms: CallTerms,
+        now: float,
     ) -> None:
         self.id = number
         self.kind = kind
         self.task = task
-        self.message = message
         self.sites = tuple(sites)
         self.terms = terms
-        self.started = hub.clock()
-        self.reports = {site: SiteReport(site) for site in sites}
-        self._hub = hub
-        self._arrived: deque[Reply] = deque()
-        self._waiting = set(sites)
-        self._room = _RECEIVED_AT_ONCE
-        self._closed = False
-        self._iterated = False
+        self.started = now
+        self.reports = {site: SiteReport(site) for site in (*sites, *trials)}
+        self.arrived: deque[Reply] = deque()
+        self.waiting = dict.fromkeys(sites)  # an ordered set
+        self.unasked = dict.fromkeys((*sites, *trials))  # likewise
+        self.updates = 0  # that have come, those of sites on trial included
+        self.quorum_at = now if self.updates_needed == 0 else None
+        self.is_closed = False
+        self.cancelled: str | None = None
+        self._at_work: set[str] = set()
 
-    # What the hub calls, holding its lock except where it says
+    def next_to_ask(self) -> Iterable[str]:
+        """Yields the sites that may be asked now; each is noted as asked."""
+        most = self.terms.in_flight or len(self.reports)
+        while self.unasked and len(self._at_work) < most and not self.is_closed:
+            site = next(iter(self.unasked))
+            del self.unasked[site]
+            self._at_work.add(site)
+            yield site
 
-    def count_sent(self, site: str) -> None:
-        """Notes that the task is on its way to a site."""
-        self.reports[site].bytes_sent += self.task.size_bytes
-
-    def accept(self, site: str, update: Update, size_bytes: int) -> None:
-        """Takes a site's update."""
+    def settle(self, site: str, reply: Reply, now: float) -> None:
+        """Takes a site's update or failure."""
         report = self.reports[site]
-        report.bytes_received += size_bytes
-        report.metrics = dict(update.metrics)
-        weight = update.metrics_weight
-        report.metrics_weight = update.weight if weight is None else weight
-        self._settle(site, update)
+        report.seconds = now - self.started
+        if isinstance(reply, SiteFailure):
+            report.reason = reply.reason
+        else:
+            weight = reply.metrics_weight
+            report.metrics = dict(reply.metrics)
+            report.metrics_weight = reply.weight if weight is None else weight
+            report.staleness = reply.staleness
+            self.updates += 1
+        counted = site in self.waiting
+        self.waiting.pop(site, None)
+        self.unasked.pop(site, None)
+        self._at_work.discard(site)
+        if isinstance(reply, Update) or counted:
+            self.arrived.append(reply)
+        if self.quorum_at is None and self.updates >= self.updates_needed:
+            self.quorum_at = now
 
-    def fail(self, site: str, reason: str) -> None:
-        """Takes a site's failure."""
-        self.reports[site].reason = reason
-        self._settle(site, SiteFailure(site, reason))
+    @property
+    def updates_needed(self) -> int:
+        """Updates that make the quorum."""
+        return self.terms.updates_needed(len(self.sites))
 
-    def _settle(self, site: str, reply: Reply) -> None:
-        self._waiting.discard(site)
-        self.reports[site].seconds = self._hub.clock() - self.started
-        self._arrived.append(reply)
+    @property
+    def deadline(self) -> "Deadline":
+        """When sites that have not answered count as failed, and what is said of them then."""
+        end = self.started + self.terms.timeout_s
+        if self.quorum_at is not None and self.terms.grace_s is not None:
+            grace_end = self.quorum_at + self.terms.grace_s
+            if grace_end < end:
+                grace = f"no answer within {self.terms.grace_s:g} s after the quorum was there"
+                return Deadline(grace_end, grace, is_failure=False)
+        return Deadline(end, f"no answer within {self.terms.timeout_s:g} s")
 
-    def make_room(self, site: str) -> bool:
-        """Waits, without the hub's lock, until an update may be received; False if too late.
-
-        There is always room while the controller waits for another call: otherwise a site whose
-        update waits here could not answer that one.
-        """
-        with self._hub.changed:
-            self._hub.held_back += 1
-            while site in self._waiting and not self._closed and self._room <= 0:
-                if self._hub.awaited not in (None, self):
-                    break
-                self._hub.changed.wait()
-            self._hub.held_back -= 1
-            if site not in self._waiting or self._closed:
-                return False
-            self._room -= 1
-            return True
-
-    def free_room(self) -> None:
-        """Lets the next update in: one was consumed, or did not come through."""
-        with self._hub.changed:
-            self._room += 1
-            self._hub.changed.notify_all()
-
-    def check_head(self, site: str, offer: Offer) -> None:
-        """Compares an update's announced tensors with those expected, before any is received.
-
-        Raises:
-            UpdateRejected: names, shapes or dtypes differ.
-        """
-        expected = self.terms.expect
-        if expected is None:
-            return
-        where = f"round {self.terms.round}, site {site!r}"
-        odd = sorted(expected.keys() ^ offer.specs.keys())
-        if odd:
-            side = "lacks" if odd[0] in expected else "has the unknown"
-            raise UpdateRejected(
-                f"{where}: the update {side} tensor {odd[0]!r} ({len(odd)} such). Send every "
-                "tensor of the model, and no other."
-            )
-        for name, spec in expected.items():
-            got = offer.specs[name]
-            if got != spec:
-                raise UpdateRejected(
-                    f"{where}: tensor {name!r} is {got.dtype} {got.shape}, the global model has "
-                    f"{spec.dtype} {spec.shape}. Send every tensor in the model's own shape."
-                )
-
-    def check_update(self, update: Update) -> None:
-        """Raises `UpdateRejected` if a tensor holds a value that is not finite."""
-        for name, array in update.tensors.items():
-            if np.issubdtype(array.dtype, np.inexact) and not _is_finite(array):
-                raise UpdateRejected(
-                    f"round {self.terms.round}, site {update.site!r}: tensor {name!r} holds NaN or "
-                    "infinity. Look for a diverging loss there, or lower its learning rate."
-                )
-
-    # What the controller calls
-
-    def __iter__(self) -> Iterator[Reply]:
-        """Yields updates and failures as they arrive, each once; closes the call at the end."""
-        if self._iterated:
-            raise RuntimeError("the replies of a call can be read once; keep what you need.")
-        self._iterated = True
-        return self._replies()
-
-    def _replies(self) -> Iterator[Reply]:
-        try:
-            while (reply := self._next()) is not None:
-                is_update = isinstance(reply, Update)
-                yield reply
-                del reply
-                if is_update:
-                    self.free_room()
-        finally:
-            self.close("the call was closed before it answered")
-        self._check_quorum()
-
-    def wait_site(self, site: str) -> SiteReport:
-        """Waits until a site has answered or counts as failed, and returns what became of it."""
-        with self._hub.changed:
-            while site in self._waiting and not self._closed:
-                self._hub.changed.wait()
-            return self.reports[site]
-
-    def _next(self) -> Reply | None:
-        with self._hub.changed:
-            while True:
-                self._hub.raise_if_stale()
-                if self._arrived:
-                    return self._arrived.popleft()
-                if not self._waiting:
-                    return None
-                now = self._hub.clock()
-                overdue, next_look = self._overdue(now)
-                if overdue:
-                    self._hub.close_call(self, overdue)
-                else:
-                    self._wait(next_look - now)
-
-    def _wait(self, seconds: float) -> None:
-        self._hub.awaited = self
-        if self._hub.held_back:
-            self._hub.changed.notify_all()
-        try:
-            self._hub.changed.wait(seconds)
-        finally:
-            self._hub.awaited = None
-
-    def _overdue(self, now: float) -> tuple[dict[str, str], float]:
-        """Returns the waiting sites whose time is over, with reasons, and when to look again."""
-        deadline = self.started + self.terms.timeout_s
-        overdue, next_look = {}, deadline
-        for site in self._waiting:
-            left_at = self._hub.absent_since(site)
-            reason = self._hub.given_up(site)
-            if reason is not None:
-                overdue[site] = reason
-            elif now >= deadline:
-                overdue[site] = f"no answer within {self.terms.timeout_s:g} s"
-            elif left_at is not None:
-                lost_at = max(left_at, self.started) + self.terms.lost_after_s
-                next_look = min(next_look, lost_at)
-                if now >= lost_at:
-                    overdue[site] = f"no connection for {self.terms.lost_after_s:g} s"
-        return overdue, next_look
-
-    def close(self, reason: str) -> None:
-        """Ends the call: sites that have not answered count as failed, with this reason."""
-        with self._hub.changed:
-            self._closed = True
-            self._hub.close_call(self, dict.fromkeys(self._waiting, reason))
-            self._arrived.clear()
-            self.message = Message({})
-            self.task = Encoded(self.task.head, ())
-            self._hub.changed.notify_all()
-
-    def _check_quorum(self) -> None:
-        failed = [report for report in self.reports.values() if report.reason is not None]
-        answered = len(self.sites) - len(failed)
-        needed = self.terms.updates_needed(len(self.sites))
-        if answered < needed:
-            reasons = "; ".join(f"{report.site}: {report.reason}" for report in failed)
+    def check_quorum(self) -> None:
+        """Raises `QuorumNotReached`, with each missing site and its reason, if it is."""
+        if self.cancelled is not None:
             raise QuorumNotReached(
-                f"round {self.terms.round}, {self.kind}: {answered} of {len(self.sites)} sites "
-                f"answered, the quorum is {needed}. Missing: {reasons.rstrip('.')}."
+                f"round {self.terms.round}, {self.kind}: the call was ended before all had "
+                f"answered: {self.cancelled}."
             )
+        if self.updates >= self.updates_needed:
+            return
+        reasons = "; ".join(
+            f"{site}: {self.reports[site].reason}"
+            for site in self.sites
+            if self.reports[site].metrics is None
+        )
+        raise QuorumNotReached(
+            f"round {self.terms.round}, {self.kind}: {self.updates} of {len(self.reports)} sites "
+            f"answered, the quorum is {self.updates_needed}. Missing: {reasons.rstrip('.')}."
+        )
 
 
-def _is_finite(array: Tensor) -> bool:
-    flat = array.reshape(-1)
-    return all(
-        bool(np.isfinite(flat[start : start + _FINITE_BLOCK]).all())
-        for start in range(0, flat.size, _FINITE_BLOCK)
-    )
+def header_of(
+    number: str, kind: str, job: str, epoch: int, terms: CallTerms, more: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
+    """Returns the header of a call's site tasks."""
+    return {
+        **more, "id": number, "kind": kind, "job": job, "epoch": epoch, "round": terms.round,
+    }  # fmt: skip

@@ -1,212 +1,223 @@
-"""Virtual sites in the controller's own process: the simulator's transport.
+"""Virtual sites that a job's controller runs itself: the simulator's transport.
 
-Tensors pass by reference, as read-only views; nothing is encoded. Hub, calls, executors and
-aggregators are those of a real federation.
+Hub, calls, executors and aggregators are those of a real federation; a runner (`batches`) runs the
+site tasks, on threads, in processes or on a cluster. A site that is not asked costs nothing: it has
+no thread, no folder and no object but its place in the hub.
 """
 
 import logging
-import queue
+import math
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
-from prefect_federated.errors import JobEnded, ProtocolError
-from prefect_federated.executors import LoadedExecutor, ReceivedTask, Site, run_task, serve
-from prefect_federated.messages import JsonValue, Message, Tensor, Update
-from prefect_federated.transport.hub import (
-    Attachment,
-    Hello,
-    Hub,
-    Outgoing,
-    SendEnd,
-    SendTask,
-    Sink,
-)
-from prefect_federated.transport.updates import failure_of, message_of
-from prefect_federated.wire import TensorSpec, specs_of
+from prefect_federated.messages import JsonValue, Message
+from prefect_federated.transport.batches import Batch, BatchLost, Runner, SiteLost
+from prefect_federated.transport.handover import Handover
+from prefect_federated.transport.hub import Hub
+from prefect_federated.transport.signals import Attachment, Hello, Outgoing, SendTask
 
 log = logging.getLogger("prefect_federated.simulator")
 
+Labels = Mapping[str, Mapping[str, str]]
+
+
+class Watcher(Protocol):
+    """Is told of each virtual site that is asked, and of each that has answered."""
+
+    def asked(self, kind: str, round: int) -> None:
+        """A site was asked."""
+        ...
+
+    def answered(self, kind: str, round: int, answer: Mapping[str, JsonValue]) -> None:
+        """A site has answered: its message's header, which says `error` if it failed."""
+        ...
+
+
+class Unwatched:
+    """Watches nothing."""
+
+    def asked(self, kind: str, round: int) -> None:
+        """Does nothing."""
+
+    def answered(self, kind: str, round: int, answer: Mapping[str, JsonValue]) -> None:
+        """Does nothing."""
+
 
 class InprocEndpoint:
-    """Runs the site tasks of virtual sites on a few threads. Use as a context manager.
+    """Attaches virtual sites to a hub and runs their site tasks. Use as a context manager.
 
     Args:
         hub: The job's hub.
-        sites: The virtual sites by name.
-        executor: What they run.
-        threads: Site tasks that run at the same time.
+        kinds: Kinds of site task that the sites can do.
+        runner: Where their site tasks run.
+        labels: Labels by site.
+        watcher: Is told of what is asked and answered.
     """
 
     def __init__(
-        self, hub: Hub, sites: Mapping[str, Site], executor: LoadedExecutor, threads: int
+        self,
+        hub: Hub,
+        kinds: Sequence[str],
+        runner: Runner,
+        labels: Labels | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._hub = hub
-        self._sites = sites
-        self._executor = executor
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="site")
-        self._turns = threading.Semaphore(threads)
-        self._loops: list[threading.Thread] = []
+        self._kinds = tuple(kinds)
+        self._runner = runner
+        self._labels = labels or {}
+        self._watcher = watcher or Unwatched()
+        self._attachments: dict[str, Attachment] = {}
+        self._handover = Handover(hub)
+        self._queue = _Queue(hub, runner, self._handover)
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "InprocEndpoint":
-        for site in self._sites.values():
-            if self._executor.loop is not None:
-                self._start_loop(site, _LoopLink(self._hub, site.name, self._turns))
-            else:
-                dispatch = _Dispatch(self._pool, self._executor, site, _Link(self._hub, site.name))
-                dispatch.link.sink = dispatch
-                dispatch.link.attach(tuple(self._executor.functions))
+        self._handover.__enter__()
+        for name in self._hub.sites:
+            hello = Hello(name, self._kinds, labels=self._labels.get(name, {}))
+            sink = partial(self._take, name)
+            self._attachments[name] = self._hub.attach(hello, sink)
+        for lane in range(self._runner.lanes):
+            thread = threading.Thread(
+                target=self._run_lane, args=(lane,), name=f"sites-{lane}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for thread in self._loops:
+        self._queue.close()
+        self._runner.close()
+        for thread in self._threads:
             thread.join()
+        self._handover.__exit__()
 
-    def _start_loop(self, site: Site, link: "_LoopLink") -> None:
-        def run() -> None:
-            try:
-                serve(self._executor, site, link)
-            except JobEnded:
-                pass
-            except Exception as error:
-                log.exception("site %s: the executor's loop failed", site.name)
-                reason = str(failure_of("", error).header["error"])
-                link.detach()
-                self._hub.give_up(site.name, f"its loop ended: {reason}")
-            finally:
-                link.end_turn()
-
-        thread = threading.Thread(target=run, name=f"loop-{site.name}", daemon=True)
-        self._loops.append(thread)
-        thread.start()
-
-
-@dataclass(frozen=True)
-class _Dispatch:
-    """Takes what the hub sends to one virtual site and runs its tasks in the pool."""
-
-    pool: ThreadPoolExecutor
-    executor: LoadedExecutor
-    site: Site
-    link: "_Link"
-
-    def __call__(self, item: Outgoing) -> None:
+    def _take(self, site: str, item: Outgoing) -> None:
+        self._handover.hear(site, item)
         if isinstance(item, SendTask):
-            self.pool.submit(self._run, _received(item))
+            self._watcher.asked(*kind_and_round(item.message))
+            self._queue.put(_Asked(site, item.message, item.is_wanted))
 
-    def _run(self, task: ReceivedTask) -> None:
-        try:
-            run_task(self.executor, self.site, self.link, task)
-        except Exception:
-            log.exception("site %s: the update could not be handed over", self.site.name)
-            self.link.hub.fail(self.site.name, task.id, "internal error, see the log")
+    def _run_lane(self, lane: int) -> None:
+        while (batch := self._queue.take()) is not None:
+            left = dict.fromkeys(batch.sites)
+            try:
+                self._runner.run(lane, batch, partial(self._answer, batch, left))
+            except SiteLost as lost:
+                site, *others = left
+                self._fail(batch, [site], str(lost))
+                self._queue.put_first(batch, others)
+            except Exception as error:
+                if not isinstance(error, BatchLost):
+                    log.exception("a batch of %d sites failed", len(batch.sites))
+                self._fail(batch, list(left), str(error) or type(error).__name__)
 
+    def _fail(self, batch: Batch, sites: Sequence[str], reason: str) -> None:
+        for site in sites:
+            self._watcher.answered(*kind_and_round(batch.task), {"error": reason})
+            self._hub.fail(site, batch.id, reason)
 
-class _Link:
-    """A virtual site's link: hands updates to the hub."""
-
-    def __init__(self, hub: Hub, site: str) -> None:
-        self.hub = hub
-        self.site = site
-        self.sink: Sink = lambda item: None
-        self._attachment: Attachment | None = None
-
-    def attach(self, kinds: Sequence[str]) -> None:
-        self._attachment = self.hub.attach(Hello(self.site, tuple(kinds)), self.sink)
-
-    def detach(self) -> None:
-        """Takes the site out, if it was in."""
-        if self._attachment is not None:
-            self.hub.detach(self._attachment)
-
-    def receive(self) -> ReceivedTask:
-        raise JobEnded("over", "this site's tasks come one by one")
-
-    def reply(self, task: ReceivedTask, update: Update) -> None:
-        try:
-            self._send(message_of(task.id, update))
-        except ProtocolError as error:
-            self.fail(task, error)
-
-    def fail(self, task: ReceivedTask, error: BaseException) -> None:
-        self._send(failure_of(task.id, error))
-
-    def _send(self, message: Message) -> None:
-        assert self._attachment is not None
-        offer = _LocalOffer(message, specs_of(message.tensors))
-        self.hub.receive(self._attachment, offer, lambda: None)
-
-
-class _LoopLink(_Link):
-    """The link of a virtual site whose executor is a loop: it asks for its tasks."""
-
-    def __init__(self, hub: Hub, site: str, turns: threading.Semaphore) -> None:
-        super().__init__(hub, site)
-        self.tasks: queue.SimpleQueue[Outgoing] = queue.SimpleQueue()
-        self.sink = self.tasks.put
-        self._turns = turns
-        self._has_turn = False
-
-    def receive(self) -> ReceivedTask:
-        self.end_turn()
-        while True:
-            item = self.tasks.get()
-            if isinstance(item, SendEnd):
-                raise JobEnded(item.outcome, item.reason)
-            if isinstance(item, SendTask):
-                self._turns.acquire()
-                self._has_turn = True
-                return _received(item)
-
-    def end_turn(self) -> None:
-        """Lets another loop run, if this one was running."""
-        if self._has_turn:
-            self._turns.release()
-            self._has_turn = False
-
-
-def _received(item: SendTask) -> ReceivedTask:
-    header = item.message.header
-    number, config = header.get("round"), header.get("config")
-    return ReceivedTask(
-        id=item.id,
-        kind=str(header.get("kind")),
-        round=number if isinstance(number, int) else 0,
-        model={name: _read_only(array) for name, array in item.message.tensors.items()},
-        config=config if isinstance(config, dict) else {},
-    )
-
-
-def _read_only(array: Tensor) -> Tensor:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+    def _answer(self, batch: Batch, left: dict[str, None], site: str, message: Message) -> None:
+        self._handover.hand_in(self._attachments[site], message)
+        left.pop(site)
+        self._watcher.answered(*kind_and_round(batch.task), message.header)
 
 
 @dataclass(frozen=True)
-class _LocalOffer:
-    """An update that is already here."""
-
-    whole: Message
-    specs: Mapping[str, TensorSpec]
-    is_complete: bool = True
+class _Asked:
+    site: str
+    task: Message
+    is_wanted: Callable[[], bool] = lambda: True
 
     @property
-    def header(self) -> Mapping[str, JsonValue]:
-        return self.whole.header
+    def id(self) -> str:
+        return str(self.task.header["id"])
 
-    @property
-    def size_bytes(self) -> int:
-        return self.whole.size_bytes
 
-    def allocate(self) -> None:
-        """Nothing to do: the tensors are here."""
+class _Queue:
+    """Site tasks that wait for a lane; whoever has the hub's lock may use them."""
 
-    def discard(self) -> None:
-        """Nothing to do: nothing is read."""
+    def __init__(self, hub: Hub, runner: Runner, handover: Handover) -> None:
+        self._hub = hub
+        self._lanes = runner.lanes
+        self._batches_a_lane = runner.batches_a_lane
+        self._handover = handover
+        self._waiting: deque[_Asked] = deque()
+        self._is_closed = False
+        self._sizes: dict[str, int] = {}  # of the batches, by site task
 
-    def message(self) -> Message:
-        tensors = {name: _read_only(array) for name, array in self.whole.tensors.items()}
-        return Message(self.whole.header, tensors, self.whole.blobs)
+    def put(self, asked: _Asked) -> None:
+        """Adds a site task; called by the hub."""
+        with self._hub.changed:
+            self._waiting.append(asked)
+            self._hub.changed.notify_all()
+
+    def put_first(self, batch: Batch, sites: Sequence[str]) -> None:
+        """Puts the rest of a batch back, before all others."""
+        with self._hub.changed:
+            self._waiting.extendleft(_Asked(site, batch.task) for site in reversed(sites))
+            self._hub.changed.notify_all()
+
+    def take(self) -> Batch | None:
+        """Waits for site tasks and returns a batch of them; None when the queue is closed."""
+        with self._hub.changed:  # a call that is just being made asks all its sites first
+            while not self._is_closed:
+                taken = self._take_needed() if self._handover.is_full else self._take_first()
+                if taken:
+                    return Batch(taken[0].task, tuple(asked.site for asked in taken))
+                self._hub.changed.wait()
+        return None
+
+    def _take_first(self) -> list[_Asked]:
+        """Takes a batch of the oldest site tasks."""
+        taken: list[_Asked] = []
+        while self._waiting and len(taken) < self._size(self._waiting[0].id):
+            if taken and self._waiting[0].id != taken[0].id:
+                break
+            asked = self._waiting.popleft()
+            if asked.is_wanted():
+                taken.append(asked)
+        return taken
+
+    def _take_needed(self) -> list[_Asked]:
+        """Takes a batch of site tasks for which the controller waits, those it asked for first."""
+        needed = [
+            asked
+            for asked in self._waiting
+            if asked.is_wanted() and self._handover.may_begin(asked.site)
+        ]
+        if not needed:
+            return []
+        awaited = {record.id for record in self._hub.awaited}
+        first = next((asked for asked in needed if asked.id in awaited), needed[0])
+        alike = [asked for asked in needed if asked.id == first.id]
+        taken = alike[: self._size(first.id)]
+        gone = {id(asked) for asked in taken}
+        self._waiting = deque(asked for asked in self._waiting if id(asked) not in gone)
+        return taken
+
+    def _size(self, task: str) -> int:
+        """Returns how many sites a batch of this task has; the same for all of one call."""
+        if self._batches_a_lane is None:
+            return 1
+        if task not in self._sizes:
+            count = sum(asked.id == task for asked in self._waiting)
+            self._sizes = {task: math.ceil(count / (self._lanes * self._batches_a_lane))}
+        return self._sizes[task]
+
+    def close(self) -> None:
+        """Makes `take` return None from now on."""
+        with self._hub.changed:
+            self._is_closed = True
+            self._hub.changed.notify_all()
+
+
+def kind_and_round(message: Message) -> tuple[str, int]:
+    """Returns a site task's kind and its round, 0 outside rounds."""
+    number = message.header.get("round")
+    return str(message.header.get("kind")), number if isinstance(number, int) else 0

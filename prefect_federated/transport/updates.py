@@ -1,17 +1,22 @@
 """An update as a message, at the site, and back again, at the server."""
 
 import math
+from collections.abc import Mapping
 from typing import TypeGuard
 
 import numpy as np
 
 from prefect_federated.errors import ProtocolError, UpdateRejected
 from prefect_federated.messages import JsonValue, Message, Tensor, Update
+from prefect_federated.transport.calls import CallTerms
+from prefect_federated.wire import Incoming, TensorSpec, specs_of
 
 _LARGEST_WEIGHT = 1e15
 _METRICS = 1_000  # metrics of one update at most
 _NAME_LENGTH = 200  # of a metric
 _REASON_LENGTH = 500
+_BLOBS_BESIDE_A_MODEL = 1 << 20
+_FINITE_BLOCK = 1 << 18  # elements checked at once
 
 
 def message_of(task: str, update: Update) -> Message:
@@ -111,6 +116,97 @@ def update_of(site: str, message: Message) -> Update:
         numbers[name] = float(value)
     share = float(metrics_weight) if _is_number(metrics_weight) else None
     return Update(message.tensors, float(weight), numbers, message.blobs, share, site)
+
+
+class LocalMessage(Incoming):
+    """A message that needs no transfer: it is in this process already."""
+
+    _whole: Message
+
+    @classmethod
+    def of(cls, message: Message) -> "LocalMessage":
+        """Returns a message as one that has arrived; its tensors are read-only from now on."""
+        sizes = {name: len(blob) for name, blob in message.blobs.items()}
+        local = cls(dict(message.header), specs_of(message.tensors), sizes, b"")
+        local.received = local.payload_bytes
+        local._whole = message
+        return local
+
+    def allocate(self) -> None:
+        """Does nothing: the memory is the sender's."""
+
+    def restarted(self) -> "LocalMessage":
+        """Returns itself: nothing has to be received."""
+        return self
+
+    def message(self) -> Message:
+        """Returns the message."""
+        tensors = {name: array.view() for name, array in self._whole.tensors.items()}
+        for array in tensors.values():
+            array.flags.writeable = False
+        return Message(self._whole.header, tensors, self._whole.blobs)
+
+
+def check_head(site: str, terms: CallTerms, announced: Mapping[str, TensorSpec]) -> None:
+    """Compares an update's announced tensors with those expected, before any is received.
+
+    Raises:
+        UpdateRejected: names, shapes or dtypes differ.
+    """
+    expected = terms.expect or {}
+    where = f"round {terms.round}, site {site!r}"
+    odd = sorted(expected.keys() ^ announced.keys())
+    if odd:
+        side = "lacks" if odd[0] in expected else "has the unknown"
+        raise UpdateRejected(
+            f"{where}: the update {side} tensor {odd[0]!r} ({len(odd)} such). Send every tensor of "
+            "the model, and no other."
+        )
+    for name, spec in expected.items():
+        got = announced[name]
+        if got != spec:
+            raise UpdateRejected(
+                f"{where}: tensor {name!r} is {got.dtype} {got.shape}, the global model has "
+                f"{spec.dtype} {spec.shape}. Send every tensor in the model's own shape."
+            )
+
+
+def check_size(site: str, terms: CallTerms, incoming: Incoming) -> None:
+    """Compares an update's announced bytes with what the call allows, before any is received.
+
+    Raises:
+        UpdateRejected: more than `max_reply_bytes`, or blobs beside the tensors of a known model.
+    """
+    blobs = sum(incoming.blob_sizes.values())
+    most = terms.max_reply_bytes
+    if terms.expect is not None and blobs > _BLOBS_BESIDE_A_MODEL:
+        raise UpdateRejected(
+            f"round {terms.round}, site {site!r}: the update has {blobs:,} bytes of blobs beside "
+            f"the model's tensors; at most {_BLOBS_BESIDE_A_MODEL:,} are taken."
+        )
+    if most is not None and incoming.payload_bytes > most:
+        raise UpdateRejected(
+            f"round {terms.round}, site {site!r}: the answer has {incoming.payload_bytes:,} bytes; "
+            f"at most {most:,} are taken for what was asked."
+        )
+
+
+def check_finite(round: int, update: Update) -> None:
+    """Raises `UpdateRejected` if a tensor of the update holds a value that is not finite."""
+    for name, array in update.tensors.items():
+        if np.issubdtype(array.dtype, np.inexact) and not _is_finite(array):
+            raise UpdateRejected(
+                f"round {round}, site {update.site!r}: tensor {name!r} holds NaN or infinity. Look "
+                "for a diverging loss there, or lower its learning rate."
+            )
+
+
+def _is_finite(array: Tensor) -> bool:
+    flat = array.reshape(-1)
+    return all(
+        bool(np.isfinite(flat[start : start + _FINITE_BLOCK]).all())
+        for start in range(0, flat.size, _FINITE_BLOCK)
+    )
 
 
 def _is_number(value: JsonValue) -> TypeGuard[int | float]:

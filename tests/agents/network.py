@@ -108,6 +108,7 @@ class StubApi:
     def __init__(self, kit: StartupKit, port: int = 0) -> None:
         self.labels: dict[str, dict[str, str]] = {}
         self.requests: list[str] = []
+        self.is_away = False
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -116,7 +117,9 @@ class StubApi:
             def do_GET(self) -> None:
                 stub.requests.append(self.path)
                 job = self.path.rpartition("/")[2]
-                if self.path == "/api/health":
+                if stub.is_away:
+                    self._answer(503, {"detail": "Service Unavailable"})
+                elif self.path == "/api/health":
                     self._answer(200, True)
                 elif job in stub.labels:
                     self._answer(200, {"id": job, "labels": stub.labels[job]})

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent import futures
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from uuid import UUID
 
-import grpc
 import httpx
+import numpy as np
 import pytest
 import websockets
 from prefect.client.orchestration import PrefectClient
@@ -27,9 +26,23 @@ from prefect_federated.agents.api import guarded, prepare_environment, server
 from prefect_federated.agents.forwarder import Forwarder
 from prefect_federated.agents.peers import CertifiedOnly, identity_in
 from prefect_federated.agents.registration import SiteRegistration
+from prefect_federated.errors import JobEnded
 from prefect_federated.kits import Identity, Role, StartupKit
+from prefect_federated.messages import Message, Update
 from prefect_federated.tasks.labels import ENDPOINT
-from tests.agents.network import PATIENCE_S, Federation, Process, free_port, gateway_process, tls
+from prefect_federated.transport.calls import CallTerms
+from prefect_federated.transport.hub import Hub
+from prefect_federated.transport.tls_client import TlsLink
+from prefect_federated.transport.tls_server import TlsEndpoint
+from tests.agents.network import (
+    PATIENCE_S,
+    Federation,
+    Process,
+    eventually,
+    free_port,
+    gateway_process,
+    tls,
+)
 
 GET_HEALTH = b"GET /api/health HTTP/1.1\r\nHost: api.heart\r\nConnection: close\r\n\r\n"
 
@@ -147,55 +160,38 @@ def test_a_job_is_reached_by_the_label_on_its_flow_run(running: Running) -> None
     def job() -> None:
         pass
 
-    async def publish(port: int) -> str:
+    async def create() -> UUID:
         async with running.prefect("server-1") as client:
-            run = await client.create_flow_run(job)
-            await client.update_flow_run_labels(run.id, {ENDPOINT: f"127.0.0.1:{port}"})
-            return str(run.id)
+            return (await client.create_flow_run(job)).id
 
-    with grpc_endpoint(running.heart.kit("server-1")) as port:
-        name = running.kit("site-1").job_name(asyncio.run(publish(port)))
-        for site in ("site-1", "site-2"):
-            answers = list(ask_over_grpc(running.kit(site), running.port, name, b"x" * 1_000_000))
-            assert answers == [f"{site} 3000000".encode()]
-        with pytest.raises(grpc.RpcError):
-            list(ask_over_grpc(running.kit("site-1"), running.port, "api.heart", b"x"))
+    async def publish(run: UUID, address: str) -> None:
+        async with running.prefect("server-1") as client:
+            await client.update_flow_run_labels(run, {ENDPOINT: address})
 
-
-@contextmanager
-def grpc_endpoint(kit: StartupKit) -> Iterator[int]:
-    """Yields the port of a gRPC server that counts bytes and says whose they are."""
-
-    def count(parts: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        names = cast("list[bytes]", context.auth_context()["x509_common_name"])
-        yield f"{names[0].decode()} {sum(len(part) for part in parts)}".encode()
-
-    endpoint = grpc.server(futures.ThreadPoolExecutor(4))
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(count)
-    endpoint.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("job", {"count": handler}),)
-    )
-    credentials = grpc.ssl_server_credentials(
-        [(kit.private_key.read_bytes(), kit.certificate.read_bytes())],
-        kit.ca.read_bytes(),
-        require_client_auth=True,
-    )
-    port = endpoint.add_secure_port("127.0.0.1:0", credentials)
-    endpoint.start()
-    try:
-        yield port
-    finally:
-        endpoint.stop(0).wait()
+    run = asyncio.run(create())
+    hub = Hub(str(run), 1, ("site-1", "site-2"))
+    with TlsEndpoint(hub, running.heart.kit("server-1")) as endpoint, ExitStack() as links:
+        asyncio.run(publish(run, endpoint.address))
+        for site in hub.sites:
+            link = links.enter_context(TlsLink(running.kit(site), str(run)))
+            link.attach(("train",))
+            threading.Thread(target=double_until_the_end, args=(link,), daemon=True).start()
+        eventually(lambda: len(hub.attached()) == 2, "both sites attach")
+        call = hub.call("train", Message({}, {"w": np.ones(400_000)}), hub.sites, CallTerms())
+        sums = {
+            reply.site: float(reply.tensors["w"].sum())
+            for reply in call
+            if isinstance(reply, Update)
+        }
+        assert sums == {"site-1": 800_000, "site-2": 800_000}
+        hub.end("completed", "done")
 
 
-def ask_over_grpc(kit: StartupKit, port: int, name: str, part: bytes) -> list[bytes]:
-    credentials = grpc.ssl_channel_credentials(
-        kit.ca.read_bytes(), kit.private_key.read_bytes(), kit.certificate.read_bytes()
-    )
-    options = [("grpc.ssl_target_name_override", name)]
-    with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
-        ask: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream("/job/count")
-        return list(ask(iter([part] * 3), timeout=PATIENCE_S))
+def double_until_the_end(link: TlsLink) -> None:
+    with suppress(JobEnded):
+        while True:
+            task = link.receive()
+            link.reply(task, Update({name: 2 * array for name, array in task.model.items()}))
 
 
 def bytes_without_trust(port: int, context: ssl.SSLContext) -> bytes:

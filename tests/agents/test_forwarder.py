@@ -24,11 +24,13 @@ from tests.agents.network import Federation, accepting, free_port, stub_api
 API_NAMES = ("api.heart", "*.jobs.heart")
 
 
-def forwarding(kit: StartupKit, use: Callable[[Forwarder], Awaitable[None]]) -> None:
+def forwarding(
+    kit: StartupKit, use: Callable[[Forwarder], Awaitable[None]], patience_s: float = 0
+) -> None:
     """Runs `use` with an open forwarder."""
 
     async def run() -> None:
-        async with asyncio.timeout(30), Forwarder(kit) as forwarder:
+        async with asyncio.timeout(30), Forwarder(kit, patience_s=patience_s) as forwarder:
             await use(forwarder)
 
     asyncio.run(run())
@@ -91,6 +93,7 @@ def test_a_server_that_is_down_gives_503_with_the_reason_and_one_line_in_the_log
                 answer = await http.post("/logs/", content=b"x" * 300_000)
                 assert answer.status_code == 503
                 assert f"127.0.0.1:{port} refuses connections" in answer.json()["detail"]
+                assert answer.headers["Retry-After"] == "1"
             assert len(caplog.messages) == 1
             assert "server start" in caplog.messages[0]
             with stub_api(heart.kit("server-1"), port):
@@ -99,6 +102,21 @@ def test_a_server_that_is_down_gives_503_with_the_reason_and_one_line_in_the_log
             assert caplog.messages[1:] == [f"server 'server-1' at 127.0.0.1:{port} is back"]
 
     forwarding(heart.kit("site-1", port), use)
+
+
+def test_a_server_that_is_restarted_is_waited_for(heart: Federation) -> None:
+    port = free_port()
+
+    async def use(forwarder: Forwarder) -> None:
+        async with client(forwarder) as http:
+            asking = asyncio.create_task(http.get("/health"))
+            while forwarder._trouble is None:
+                await asyncio.sleep(0.01)
+            with stub_api(heart.kit("server-1"), port):
+                assert (await asking).status_code == 200
+            assert forwarder._trouble is None
+
+    forwarding(heart.kit("site-1", port), use, patience_s=20)
 
 
 def test_an_api_that_is_down_behind_its_gateway_gives_503(heart: Federation) -> None:

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect import flow, get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import Cancelling, Completed, Crashed, Pending, Running
+from prefect.states import Cancelling, Completed, Crashed, Paused, Pending, Running
 
 from prefect_federated.agents.overseer import CONTROLLER_POOL, Overseer
 from prefect_federated.tasks.labels import BEAT, CRASHES, ROUND
@@ -96,6 +97,17 @@ def test_a_crashed_job_is_scheduled_again_and_counted(trial: Steps) -> None:
     trial(steps)
 
 
+def test_a_takeover_uses_up_no_retry_of_the_flow(trial: Steps) -> None:
+    async def steps(t: Trial) -> None:
+        job = await t.job(Crashed(), beat="1.1", round=2)
+        await t.client.update_flow_run(job, empirical_policy=FlowRunPolicy(retries=2))
+        await t.look_after(0)
+        assert await t.state(job) == "AwaitingRetry"
+        assert (await t.read(job)).empirical_policy.retries == 3
+
+    trial(steps)
+
+
 def test_a_job_that_crashes_four_times_in_one_round_fails_with_the_reason(trial: Steps) -> None:
     async def steps(t: Trial) -> None:
         job = await t.job(Crashed(message="out of memory"), round=3)
@@ -144,6 +156,26 @@ def test_a_running_job_that_is_silent_for_six_seconds_is_taken_over(trial: Steps
         await t.look_after(5.9)
         assert await t.state(job) == "Running"
         await t.look_after(0.2)
+        assert await t.state(job) == "AwaitingRetry"
+
+    trial(steps)
+
+
+def test_silence_does_not_count_while_the_api_keeps_the_overseer_waiting(trial: Steps) -> None:
+    async def steps(t: Trial) -> None:
+        job = await t.job(Running(), beat="1.1", round=2)
+        await t.look_after(0)
+        read = t.client.read_flow_runs
+
+        async def read_slowly(*arguments: Any, **named: Any) -> list[FlowRun]:
+            t.now += 100
+            return await read(*arguments, **named)
+
+        t.client.read_flow_runs = read_slowly  # type: ignore[method-assign]
+        await t.look_after(1)
+        assert await t.state(job) == "Running"
+        t.client.read_flow_runs = read  # type: ignore[method-assign]
+        await t.look_after(5.1)
         assert await t.state(job) == "AwaitingRetry"
 
     trial(steps)
@@ -202,3 +234,21 @@ def test_site_runs_of_ended_jobs_are_cancelled_and_others_left(trial: Steps) -> 
 
 def test_labels_are_those_that_the_controller_writes() -> None:
     assert (BEAT, ROUND, CRASHES) == ("federated.beat", "federated.round", "federated.crashes")
+
+
+def test_a_paused_job_is_left_alone_while_it_beats_and_taken_over_when_it_is_silent(
+    trial: Steps,
+) -> None:
+    async def steps(t: Trial) -> None:
+        job = await t.job(Paused(timeout_seconds=3600), beat="1.1")
+        suspended = await t.job(Paused(timeout_seconds=3600, reschedule=True), beat="")
+        await t.look_after(0)
+        for beat in range(2, 8):
+            await t.set(job, Paused(timeout_seconds=3600), beat=f"1.{beat}")
+            await t.look_after(5)
+            assert await t.state(job) == "Paused"
+        await t.look_after(7)
+        assert await t.state(job) == "AwaitingRetry"
+        assert await t.state(suspended) == "Paused"
+
+    trial(steps)

@@ -66,7 +66,7 @@ def test_an_unknown_flow_is_named(name: str) -> None:
         ({}, "needs the parameter 'executor'"),
         ({"executor": EXECUTOR, "round": 3}, "has no parameter 'round'; it has: .*rounds"),
         ({"executor": EXECUTOR, "rounds": 0}, "greater than or equal to 1"),
-        ({"executor": EXECUTOR, "quorum": 1.5}, "less than or equal to 1"),
+        ({"executor": EXECUTOR, "quorum": 0}, "greater than 0"),
         ({"executor": "rm -rf /"}, "pattern"),
         ({"executor": EXECUTOR, "sites": "site-1"}, "list"),
     ],

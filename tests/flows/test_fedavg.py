@@ -1,5 +1,7 @@
 """FedAvg on virtual sites, against one process that has all rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from prefect import get_client
@@ -7,10 +9,11 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
 
 from prefect_federated import SimulationResult, simulate
-from prefect_federated.errors import QuorumNotReached
+from prefect_federated.errors import ConfigurationError, QuorumNotReached
 from prefect_federated.flows.fedavg import fedavg
 from prefect_federated.messages import JsonValue
-from prefect_federated.tasks.snapshots import ModelRef
+from prefect_federated.tasks.simulated import Simulation, simulating
+from prefect_federated.tasks.snapshots import ModelRef, read_model
 from tests.agents.network import eventually
 from tests.flows import trial_executors as trial
 
@@ -125,3 +128,77 @@ def test_a_job_may_begin_with_a_model_file() -> None:
     )
     assert_is(later, centralized(["site-1", "site-2"], 3))
     assert "initialize" not in {row["kind"] for row in later.metrics}
+
+
+def test_a_round_asks_some_sites_drawn_at_random_and_the_same_ones_again() -> None:
+    parameters: dict[str, JsonValue] = {"executor": EXECUTOR, "rounds": 3, "sites_per_round": 0.4}
+    results = [simulate(fedavg, sites=5, parameters=parameters) for _ in range(2)]
+    for result in results:
+        trained = [row["sites"] for row in result.metrics if row["kind"] == "train"]
+        assert trained == ["2/2"] * 3
+    np.testing.assert_array_equal(results[0].model["slopes"], results[1].model["slopes"])
+    other = simulate(fedavg, sites=5, parameters={**parameters, "seed": 1})
+    assert not np.array_equal(other.model["slopes"], results[0].model["slopes"])
+
+
+def test_the_best_model_is_kept_beside_the_last_one() -> None:
+    """The executor's learning rate is too large: the loss goes down, then up."""
+    parameters: dict[str, JsonValue] = {
+        "executor": f"{EXECUTOR}:growing", "rounds": 4, "best_by": "-loss"
+    }  # fmt: skip
+    result = simulate(fedavg, sites=2, parameters=parameters)
+    measured = {row["round"]: row["loss"] for row in result.metrics if row["kind"] == "evaluate"}
+    assert [measured[number] for number in (1, 2, 3, 4)] == [1, 0, 1, 4]
+    best = read_model(result.path.with_name("best.safetensors"))
+    assert (best["w"].tolist(), result.model["w"].tolist()) == ([2.0], [4.0])
+
+
+def test_a_metric_that_nobody_measures_does_not_choose_the_best_model() -> None:
+    parameters: dict[str, JsonValue] = {"executor": EXECUTOR, "rounds": 1, "best_by": "auc"}
+    with pytest.raises(ConfigurationError, match=r"'auc', but 'evaluate' of .* gives loss"):
+        simulate(fedavg, sites=2, parameters=parameters)
+
+
+def test_filters_of_a_job_leave_the_model_and_say_what_they_did() -> None:
+    filters: JsonValue = [
+        {"filter": "cast", "at": "leaving_server", "to": "float16"},
+        {"filter": "int8", "at": "leaving_site"},
+    ]
+    parameters: dict[str, JsonValue] = {"executor": EXECUTOR, "rounds": 3, "filters": filters}
+    result = simulate(fedavg, sites=3, parameters=parameters)
+    expected = centralized(SITES, 3)
+    for name, array in expected.items():
+        assert result.model[name].dtype == array.dtype
+        np.testing.assert_allclose(result.model[name], array, atol=0.02)
+    row = next(row for row in result.metrics if row["kind"] == "train")
+    assert "leaving_server cast 120 B -> 30 B" in str(row["filters"])
+    assert "leaving_site int8 120 B -> " in str(row["filters"])
+
+
+def test_what_a_filter_keeps_at_the_sites_stays_as_it_is_in_the_global_model() -> None:
+    filters: JsonValue = [
+        {"filter": "exclude", "at": "leaving_site", "names": ["offset"], "kinds": ["train"]}
+    ]
+    parameters: dict[str, JsonValue] = {"executor": EXECUTOR, "rounds": 1, "filters": filters}
+    result = simulate(fedavg, sites=3, parameters=parameters)
+    assert result.model["offset"].tolist() == 0
+    np.testing.assert_allclose(
+        result.model["slopes"], centralized(SITES, 1)["slopes"], rtol=0, atol=1e-12
+    )
+
+
+def test_a_retry_of_the_flow_resumes_from_the_snapshot_when_a_quorum_was_not_reached(
+    tmp_path: Path,
+) -> None:
+    retried = fedavg.with_options(retries=1, retry_delay_seconds=0)
+    with simulating(Simulation(("a", "b", "c"), 2, tmp_path, tmp_path)):
+        reference = retried(
+            executor="tests.tasks.counting_executor",
+            rounds=3,
+            quorum=0.6,
+            config={"fails_once": ["a", "b"], "fails_once_in": 2},
+        )
+    rows = [row for row in reference.history if row["kind"] == "train"]
+    assert [(row["round"], row["sites"]) for row in rows] == [(1, "3/3"), (2, "3/3"), (3, "3/3")]
+    # Each round adds the weighted mean of 1, 2 and 3.
+    assert read_model(Path(reference.path))["sum"].tolist() == [3 * (1 + 4 + 9) / 6]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefect_federated import Site, Tensors, Update, executor, site_tasks
+from prefect_federated.executors import TaskFunction
 
 LR = 0.1
 Matrix = NDArray[np.float64]
@@ -96,3 +97,22 @@ def broken_loop() -> None:
         if task.site.name == "site-2":
             raise MemoryError("the second site is too small")
         task.reply(task.model)
+
+
+class Growing:
+    """Executors of a model that grows by 1 a round, and is at its best at 2."""
+
+    def federated_executors(self) -> dict[str, TaskFunction]:
+        return {"initialize": self._start, "train": self._grow, "evaluate": self._measure}
+
+    def _start(self, model: Tensors, site: Site) -> Update:
+        return Update({"w": np.zeros(1)})
+
+    def _grow(self, model: Tensors, site: Site) -> Update:
+        return Update({"w": np.asarray(model["w"]) + 1})
+
+    def _measure(self, model: Tensors, site: Site) -> Update:
+        return Update(metrics={"loss": float((np.asarray(model["w"])[0] - 2) ** 2)})
+
+
+growing = Growing()

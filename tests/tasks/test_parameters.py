@@ -4,6 +4,7 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 from pydantic import Field, ValidationError
 
+from prefect_federated.errors import ConfigurationError
 from prefect_federated.flows.fedavg import FedAvgJob, fedavg
 from prefect_federated.tasks.parameters import JobParameters, takes
 
@@ -20,7 +21,10 @@ def test_the_form_of_a_job_has_each_field_with_description_range_and_default() -
         if not field.is_required():
             assert fields[name]["default"] == field.default
     assert (fields["rounds"]["minimum"], fields["rounds"]["maximum"]) == (1, 1_000_000)
-    assert (fields["quorum"]["exclusiveMinimum"], fields["quorum"]["maximum"]) == (0, 1)
+    assert fields["quorum"]["exclusiveMinimum"] == 0
+    assert fields["late_weight"]["maximum"] == 1
+    assert fields["updates_in_memory"]["minimum"] == 1
+    assert {"type": "integer", "minimum": 1} in fields["sites_per_round"]["anyOf"]
     assert fields["seed"]["exclusiveMaximum"] == 2**32
     assert fields["executor"]["pattern"].startswith("^[A-Za-z_]")
     assert fields["executor"]["position"] == 0
@@ -55,6 +59,37 @@ def test_fields_are_taken_one_by_one_and_checked() -> None:
 def test_an_executor_is_an_import_path_and_nothing_else(path: str) -> None:
     with pytest.raises(ValidationError, match="executor"):
         JobParameters(executor=path)
+
+
+@pytest.mark.parametrize(
+    ("quorum", "needed"), [(0.7, 7), (1, 10), (0.01, 1), (2, 2), (12, 12), (0.3, 3)]
+)
+def test_a_quorum_is_a_share_up_to_one_and_a_count_above(quorum: float, needed: int) -> None:
+    assert JobParameters(executor="a", quorum=quorum).updates_needed(10) == needed
+
+
+@pytest.mark.parametrize("quorum", [0, -1, 2.5])
+def test_a_quorum_of_no_possible_size_is_refused(quorum: float) -> None:
+    with pytest.raises(ValidationError, match="quorum"):
+        JobParameters(executor="a", quorum=quorum)
+
+
+def test_the_sites_of_a_round_are_a_count_or_a_share() -> None:
+    assert FedAvgJob(executor="a", sites_per_round=10).sites_per_round == 10
+    assert isinstance(FedAvgJob(executor="a", sites_per_round=1).sites_per_round, int)
+    assert isinstance(FedAvgJob(executor="a", sites_per_round=1.0).sites_per_round, float)
+    for wrong in (0, -1, 1.5, 0.0):
+        with pytest.raises(ValidationError, match="sites_per_round"):
+            FedAvgJob(executor="a", sites_per_round=wrong)
+
+
+def test_filters_are_checked_when_the_job_is_given() -> None:
+    (spec,) = JobParameters(
+        executor="a", filters=[{"filter": "cast", "at": "leaving_site", "to": "float16"}]
+    ).filters
+    assert spec.to_json() == {"filter": "cast", "at": "leaving_site", "to": "float16"}
+    with pytest.raises(ConfigurationError, match="no such filter"):
+        JobParameters(executor="a", filters=[{"filter": "catts", "at": "leaving_site"}])
 
 
 def test_jobs_do_not_share_a_config() -> None:

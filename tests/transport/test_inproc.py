@@ -1,7 +1,9 @@
-"""Virtual sites on threads, without Prefect."""
+"""Virtual sites on threads and in worker processes, without Prefect."""
 
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import LoadedExecutor, Site, TaskFunction, site_tasks
-from prefect_federated.messages import Message, SiteFailure, Tensors, Update
-from prefect_federated.transport.calls import Call, CallTerms
+from prefect_federated.messages import Message, SiteFailure, Tensor, Tensors, Update
+from prefect_federated.transport import loops
+from prefect_federated.transport.batches import LocalSites, ThreadRunner, VirtualSites
+from prefect_federated.transport.calls import CallTerms
 from prefect_federated.transport.hub import Hub
 from prefect_federated.transport.inproc import InprocEndpoint
+from prefect_federated.transport.loops import LoopEndpoint
+from prefect_federated.transport.waiting import Call
 from prefect_federated.wire import specs_of
 from tests.agents.network import eventually
 
@@ -31,13 +38,21 @@ def virtual(
         else LoadedExecutor("trial", functions=executor)
     )
     hub = Hub("job-1", 1, list(names))
-    sites = {name: Site(name, Path(), Path()) for name in names}
-    with InprocEndpoint(hub, sites, loaded, threads):
-        eventually(lambda: len(hub.attached()) == len(names), "all attach")
-        try:
-            yield hub
-        finally:
-            hub.end("completed", "done")
+    with tempfile.TemporaryDirectory() as folder:
+        sites = VirtualSites("trial", Path(folder) / "data", Path(folder) / "state")
+        endpoint = (
+            LoopEndpoint(hub, sites, loaded, threads)
+            if loaded.loop is not None
+            else InprocEndpoint(
+                hub, tuple(loaded.functions), ThreadRunner(LocalSites(sites, loaded), threads)
+            )
+        )
+        with endpoint:
+            eventually(lambda: len(hub.attached()) == len(names), "all attach")
+            try:
+                yield hub
+            finally:
+                hub.end("completed", "done")
 
 
 def ask(hub: Hub, model: Tensors = MODEL, quorum: int | float = 1.0) -> Call:
@@ -107,8 +122,9 @@ def test_two_calls_in_flight_are_read_in_any_order(threads: int) -> None:
 
 def test_a_call_that_nobody_reads_does_not_keep_the_endpoint_open() -> None:
     with virtual("abcde", {"train": lambda model, site: Update(model)}, threads=1) as hub:
-        ask(hub)
-        eventually(lambda: hub.held_back, "an update waits for room")
+        call = ask(hub)
+        came = [call.reports[site] for site in "abcde"]
+        eventually(lambda: sum(r.bytes_received > 0 for r in came) == 2, "no room for the others")
         hub.close_calls("the flow ended")
 
 
@@ -176,3 +192,100 @@ def test_the_controllers_memory_is_the_sites_memory_and_nothing_is_encoded() -> 
     ((shared, after),) = arrays
     assert shared
     assert np.shares_memory(reply.tensors["w"], after)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("is_loop", [False, True])
+def test_a_call_that_is_not_read_fills_no_memory_while_another_one_is(
+    threads: int, is_loop: bool
+) -> None:
+    made: list[weakref.ref[Tensor]] = []
+    names = "".join(chr(ord("A") + number) for number in range(40))
+    asked = threading.Event()
+
+    def work(model: Tensors, is_last: bool) -> Tensors:
+        if is_last:
+            asked.wait(20)
+        update = np.zeros(20_000)
+        made.append(weakref.ref(update))
+        return {"w": update}
+
+    def loop() -> None:
+        for task in site_tasks():
+            task.reply(work(task.model, task.site.name == names[-1]))
+
+    form: LoadedExecutor | Mapping[str, TaskFunction] = (
+        LoadedExecutor("trial", loop=loop)
+        if is_loop
+        else {"train": lambda model, site: Update(work(model, site.name == names[-1]))}
+    )
+
+    def alive() -> int:
+        return sum(one() is not None for one in made)
+
+    with virtual(names, form, threads=threads) as hub:
+        terms = CallTerms(round=1, quorum=0)
+        unread = hub.call("train", Message({}), names[:-1], terms)
+        read = hub.call("train", Message({}), names[-1:], terms)
+        threading.Timer(0.3, asked.set).start()  # time enough to make all, if nothing kept them
+        assert len(list(read)) == 1
+        assert alive() <= threads + 2 + 1  # in hand, in the room, and the one that was read
+        most = 0
+        for _ in unread:
+            most = max(most, alive())
+        assert len(made) == 40
+        assert most <= threads + 2 + 2  # and those that the test holds
+        hub.close_calls("done")
+
+
+def test_a_loop_does_not_begin_a_task_that_nobody_waits_for() -> None:
+    done: list[str] = []
+    first, go_on = threading.Event(), threading.Event()
+
+    def loop() -> None:
+        for task in site_tasks():
+            done.append(task.site.name)
+            first.set()
+            go_on.wait(20)
+            task.reply(task.model)
+
+    with virtual("abc", LoadedExecutor("trial", loop=loop), threads=1) as hub:
+        call = ask(hub, quorum=0)
+        assert first.wait(20)
+        call.cancel("enough")
+        go_on.set()
+        again = ask(hub)
+        assert len(list(again)) == 3
+    assert len(done) == 4
+
+
+def test_a_loop_that_hangs_is_left_behind_and_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loops, "_END_S", 0.5)
+    began, let_go = threading.Event(), threading.Event()
+
+    def loop() -> None:
+        for task in site_tasks():
+            if task.site.name == "b":
+                began.set()
+                let_go.wait()
+            task.reply(task.model)
+
+    try:
+        with virtual("abc", LoadedExecutor("trial", loop=loop), threads=1) as hub:
+            call = ask(hub, quorum=0)
+            assert began.wait(20)
+            call.cancel("enough")
+        assert "1 loops have not ended 0.5 s after the job and are left behind: loop-b" in (
+            caplog.text
+        )
+    finally:
+        let_go.set()
+
+
+def test_more_loops_than_a_machine_bears_are_refused(tmp_path: Path) -> None:
+    hub = Hub("job-1", 1, [f"site-{number}" for number in range(loops.MOST_LOOPS + 1)])
+    executor = LoadedExecutor("trial", loop=lambda: None)
+    with pytest.raises(ConfigurationError, match=r"513 sites are too many .* function form"):
+        LoopEndpoint(hub, VirtualSites("trial", tmp_path, tmp_path), executor, 2)

@@ -1,25 +1,28 @@
 """A hub under a clock of the test's, and sites that the test speaks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prefect_federated.messages import JsonValue, Message, Tensors, Update
-from prefect_federated.transport.calls import Call, CallTerms
-from prefect_federated.transport.hub import (
+from prefect_federated.transport.calls import CallTerms
+from prefect_federated.transport.hub import Hub
+from prefect_federated.transport.signals import (
     Attachment,
     Hello,
-    Hub,
     Outgoing,
     SendAck,
     SendClose,
     SendEnd,
+    SendGo,
+    SendNotice,
     SendTask,
 )
 from prefect_federated.transport.updates import failure_of, message_of
+from prefect_federated.transport.waiting import Call
 from prefect_federated.wire import Frame, Incoming, begin, encode, specs_of
 
-Item = TypeVar("Item", SendTask, SendAck, SendClose, SendEnd)
+Item = TypeVar("Item", SendTask, SendGo, SendAck, SendClose, SendNotice, SendEnd)
 
 
 @dataclass
@@ -41,8 +44,17 @@ class Peer:
     inbox: list[Outgoing] = field(default_factory=list)
     attachment: Attachment | None = None
 
-    def attach(self, *, epoch: int = 0, holding: tuple[str, ...] = ()) -> "Peer":
-        hello = Hello(self.name, ("train", "evaluate"), epoch=epoch, holding=holding)
+    def attach(
+        self,
+        *,
+        epoch: int = 0,
+        holding: tuple[str, ...] = (),
+        receiving: Mapping[str, int] | None = None,
+    ) -> "Peer":
+        hello = Hello(
+            self.name, ("train", "evaluate"), epoch=epoch, holding=holding,
+            receiving=receiving or {},
+        )  # fmt: skip
         self.attachment = self.hub.attach(hello, self.inbox.append)
         return self
 
@@ -61,19 +73,60 @@ class Peer:
         self.send(failure_of(call.id, error))
 
     def send(self, message: Message) -> str | None:
-        """Sends any message as the answer to a task; returns why it was not taken, or None."""
+        """Sends any message unasked, as small ones are; returns why it was not taken, or None."""
         assert self.attachment is not None
-        head, *chunks = encode(Frame.UPDATE, message).frames()
-        incoming: Incoming = begin(head)
-
-        def fill() -> None:
-            while chunks:
-                incoming.feed(chunks.pop(0))
-
-        self.hub.receive(self.attachment, incoming, fill)
-        assert incoming.is_complete
-        assert not chunks
+        incoming, payload = _on_the_way(Frame.UPDATE, message)
+        if self.hub.offer(self.attachment, incoming, at_once=True):
+            fill(incoming, payload)
+            self.hub.deliver(self.attachment, incoming)
         return self.got(SendAck)[-1].rejected
+
+    def offer(self, call: Call, tensors: Tensors, **more: float) -> "Offered":
+        """Offers an update, whose payload goes only when there is room."""
+        assert self.attachment is not None
+        message = message_of(call.id, Update(tensors, **more))  # type: ignore[arg-type]
+        incoming, payload = _on_the_way(Frame.OFFER, message)
+        assert not self.hub.offer(self.attachment, incoming, at_once=False)
+        return Offered(self, call.id, payload)
+
+
+@dataclass
+class Offered:
+    """An update that a peer has offered."""
+
+    peer: Peer
+    task: str
+    payload: bytes
+
+    @property
+    def may_go(self) -> bool:
+        """Whether the hub has room for it."""
+        return any(go.id == self.task for go in self.peer.got(SendGo))
+
+    def go(self, size: int | None = None) -> str | None:
+        """Sends the payload, or as many bytes more; returns why it was not taken, or None."""
+        attachment = self.peer.attachment
+        assert attachment is not None
+        incoming = attachment.incoming[self.task]
+        fill(incoming, self.payload, size)
+        if not incoming.is_complete:
+            return "incomplete"
+        self.peer.hub.deliver(attachment, incoming)
+        return self.peer.got(SendAck)[-1].rejected
+
+
+def _on_the_way(kind: Frame, message: Message) -> tuple[Incoming, bytes]:
+    encoded = encode(kind, message)
+    return begin(encoded.head), b"".join(encoded.payload)
+
+
+def fill(incoming: Incoming, payload: bytes, size: int | None = None) -> None:
+    """Puts the payload, or so many bytes more of it, in place."""
+    end = len(payload) if size is None else incoming.received + size
+    while incoming.received < end:
+        place = incoming.place(end - incoming.received)
+        place[:] = payload[incoming.received : incoming.received + len(place)]
+        incoming.advance(len(place))
 
 
 @dataclass
@@ -95,18 +148,23 @@ class Trial:
         timeout_s: float = 600,
         lost_after_s: float = 30,
         number: int = 1,
+        trials: Sequence[str] = (),
+        kind: str = "train",
+        **terms: Any,
     ) -> Call:
         """Asks sites to train; with a model, updates must have its names, shapes and dtypes."""
-        terms = CallTerms(
+        all_terms = CallTerms(
             round=number,
             quorum=quorum,
             timeout_s=timeout_s,
             lost_after_s=lost_after_s,
             expect=None if model is None else specs_of(model),
+            **terms,
         )
-        return self.hub.call("train", Message(header or {}, model or {}), sites, terms)
+        message = Message(header or {}, model or {})
+        return self.hub.call(kind, message, sites, all_terms, trials)
 
     @staticmethod
-    def of(*sites: str, epoch: int = 1) -> "Trial":
+    def of(*sites: str, epoch: int = 1, max_failures: int | None = None) -> "Trial":
         clock = Clock()
-        return Trial(Hub("job-1", epoch, sites, clock), clock)
+        return Trial(Hub("job-1", epoch, sites, clock, max_failures), clock)

@@ -3,7 +3,7 @@
 import pytest
 
 from prefect_federated.messages import human_bytes
-from prefect_federated.tasks.report import RoundReport
+from prefect_federated.tasks.round_report import RoundReport
 from tests.transport.trial import Trial
 
 
@@ -17,7 +17,7 @@ def report_of(**metrics: dict[str, float]) -> RoundReport:
         peer.reply(call, None, weight=weight, metrics=metrics[peer.name])  # type: ignore[arg-type]
     trial.clock.now += 5
     list(call)
-    return RoundReport.of(call, began_at=1_700_000_000.25)
+    return RoundReport.of([call], began_at=1_700_000_000.25)
 
 
 def test_metrics_are_means_over_the_sites_that_have_them_by_weight() -> None:
@@ -61,7 +61,7 @@ def test_metrics_of_no_weight_are_left_out() -> None:
     call = trial.ask("a")
     a.reply(call, None, metrics={"loss": 1.0}, metrics_weight=0)  # type: ignore[arg-type]
     list(call)
-    assert RoundReport.of(call, 0).metrics == {}
+    assert RoundReport.of([call], 0).metrics == {}
 
 
 @pytest.mark.parametrize(
