@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import numpy as np
 import pytest
 from prefect import flow, get_client
@@ -30,13 +29,14 @@ MODEL = {"slopes": np.zeros(4), "offset": np.zeros(())}
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
-def events_of(api: str, job: str, count: int) -> list[dict[str, Any]]:
+def events_of(job: str, count: int) -> list[dict[str, Any]]:
     """Returns a job's events as the server has them, oldest first."""
     wanted = {"resource": {"id": [f"federated.job.{job}"]}, "order": "ASC"}
 
     def found() -> list[dict[str, Any]]:
-        answer = httpx.post(f"{api}/events/filter", json={"filter": wanted, "limit": 50})
-        events: list[dict[str, Any]] = answer.raise_for_status().json()["events"]
+        with get_client(sync_client=True) as client:
+            answer = client.request("POST", "/events/filter", json={"filter": wanted, "limit": 50})
+        events: list[dict[str, Any]] = answer.json()["events"]
         return events if len(events) >= count else []
 
     return eventually(found, f"the server has {count} events of the job")
@@ -126,14 +126,12 @@ def test_a_slow_hook_delays_no_round(tmp_path: Path) -> None:
     assert run_in_flow(controller, tmp_path, opening={"hooks": Hooks(round_started=slow)}) < 4
 
 
-def test_the_moments_are_prefect_events_with_the_flow_run_and_the_site_related(
-    prefect_api: str,
-) -> None:
+def test_the_moments_are_prefect_events_with_the_flow_run_and_the_site_related() -> None:
     result = simulate(fedavg, sites=2, parameters={"executor": EXECUTOR, "rounds": 1})
     job = result.path.parent.name
     a_round = {"round.started", "update.received", "round.completed", "job.ended"}
     # The initial model, a round of two updates, two evaluations, the end.
-    events = events_of(prefect_api, job, count=1 + 1 + 2 + 1 + 2 + 1)
+    events = events_of(job, count=1 + 1 + 2 + 1 + 2 + 1)
     assert {event["event"] for event in events} == {f"federated.{name}" for name in a_round}
     by_name = {event["event"]: event for event in events}
     completed = by_name["federated.round.completed"]
@@ -148,7 +146,7 @@ def test_the_moments_are_prefect_events_with_the_flow_run_and_the_site_related(
     assert site["prefect.resource.id"] == f"federated.site.{received['payload']['site']}"
 
 
-def test_the_events_of_a_round_do_not_grow_with_its_sites(prefect_api: str) -> None:
+def test_the_events_of_a_round_do_not_grow_with_its_sites() -> None:
     first = simulate(fedavg, sites=1, parameters={"executor": EXECUTOR, "rounds": 1})
     result = simulate(
         fedavg,
@@ -156,14 +154,14 @@ def test_the_events_of_a_round_do_not_grow_with_its_sites(prefect_api: str) -> N
         output=first.path.parent.parent,
         parameters={"executor": EXECUTOR, "rounds": 1, "initial_model": str(first.path)},
     )
-    events = events_of(prefect_api, result.path.parent.name, count=3)
+    events = events_of(result.path.parent.name, count=3)
     # Training and evaluating: 80 updates.
     assert [event["event"] for event in events] == [
         "federated.round.started", "federated.round.completed", "federated.job.ended"
     ]  # fmt: skip
 
 
-def test_an_automation_of_prefects_acts_on_a_running_job(prefect_api: str, tmp_path: Path) -> None:
+def test_an_automation_of_prefects_acts_on_a_running_job(tmp_path: Path) -> None:
     """A real automation cancels the job's flow run when its second round is completed."""
     trigger = {
         "type": "event",
@@ -180,7 +178,8 @@ def test_an_automation_of_prefects_acts_on_a_running_job(prefect_api: str, tmp_p
         "name": "stop-after-two-rounds", "trigger": trigger,
         "actions": [{"type": "change-flow-run-state", "state": "CANCELLED", "message": "enough"}],
     }  # fmt: skip
-    created = httpx.post(f"{prefect_api}/automations/", json=automation).raise_for_status()
+    with get_client(sync_client=True) as client:  # it asks again while the database is locked
+        created = client.request("POST", "/automations/", json=automation).json()
     seen: list[StateType | None] = []
     reacted_s: list[float] = []
 
@@ -206,7 +205,8 @@ def test_an_automation_of_prefects_acts_on_a_running_job(prefect_api: str, tmp_p
         with simulating(Simulation(("a", "b"), 1, tmp_path, tmp_path)):
             watched(executor=EXECUTOR, return_state=True)
     finally:
-        httpx.delete(f"{prefect_api}/automations/{created.json()['id']}").raise_for_status()
+        with get_client(sync_client=True) as client:
+            client.request("DELETE", "/automations/{id}", path_params={"id": created["id"]})
     assert seen == [StateType.RUNNING]
     assert reacted_s[0] < 15, reacted_s
 
