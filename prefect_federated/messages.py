@@ -45,6 +45,8 @@ class Update:
         metrics_weight: Weight of the metrics in the reports' averages; `weight` if None.
         site: The sending site's name; filled in by the server from the site's certificate.
         staleness: Rounds since the model that it was trained from; filled in by the server.
+        buffers: Names of tensors that are statistics, such as a batch norm's running mean: the
+            server averages them, and does not take them for something to optimize.
     """
 
     tensors: Tensors = field(default_factory=dict)
@@ -54,6 +56,7 @@ class Update:
     metrics_weight: float | None = None
     site: str = ""
     staleness: int = 0
+    buffers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

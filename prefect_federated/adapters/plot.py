@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito 2008: told apart by colour-blind readers; the markers tell them apart in grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
 _PANELS_A_ROW = 3
 
 
@@ -48,8 +48,8 @@ def curves_png(
                 rounds,
                 series[name],
                 label=name,
-                color=_COLOURS[number % len(_COLOURS)],
-                marker=_MARKERS[number % len(_MARKERS)],
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
                 markersize=3.5 if len(rounds) <= 50 else 0,
                 linewidth=1.6,
             )
@@ -59,6 +59,11 @@ def curves_png(
         axes.spines[["top", "right"]].set_visible(False)
         if names != [word]:
             axes.legend(frameon=False)
+    return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """Returns a figure as a PNG."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
