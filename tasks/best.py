@@ -1,16 +1,159 @@
-"""The best model of a job, kept beside its last one."""
+"""The best model of a job, kept beside its last one, and when to stop looking for a better one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from prefect_federated.errors import ConfigurationError
+from prefect_federated.messages import JsonValue
 from prefect_federated.tasks.federation import Federation
-from prefect_federated.tasks.snapshots import State, publish
+from prefect_federated.tasks.snapshots import ModelRef, State, publish, stored_at
+
+BEFORE_TRAINING = "val_"
+"""Begins the names of metrics of the model as a site received it, measured before it trained."""
+
+_NAME = "best"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric says of a round's model.
+
+    Args:
+        round: The last round that is in the model.
+        value: The metric, averaged over the sites by their numbers of examples.
+    """
+
+    round: int
+    value: float
+
+
+class Selection:
+    """Chooses a job's best model by what the sites measure of it on their own data.
+
+    The best is `best.safetensors`, beside the job's model, and has a link in the Prefect UI. A
+    value that is not finite never wins. What earlier attempts of the job have found is taken from
+    the job's table.
+
+    Args:
+        fed: The running federation.
+        by: A metric of the executor: "accuracy" (the higher the better), or "-loss" (the lower the
+            better). Its mean over the sites is weighted by their numbers of examples.
+        patience: Rounds without a better model after which it is enough; None for no end.
+    """
+
+    def __init__(self, fed: Federation, by: str, patience: int | None = None) -> None:
+        self.best: Score | None = None
+        self._fed = fed
+        self._by = by
+        self._name, self._sign = by.removeprefix("-"), -1.0 if by.startswith("-") else 1.0
+        self._patience = patience
+        self._judged = -1  # the newest round whose model was judged
+        for row in fed.reporter.history:
+            self._recall(row)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the models have not become better for so many rounds."""
+        if self._patience is None or self.best is None:
+            return False
+        return self._judged - self.best.round >= self._patience
+
+    @property
+    def path(self) -> str | None:
+        """Where the best model is: a `.safetensors` file in Prefect's result storage."""
+        return None if self.best is None else stored_at(f"{_NAME}.safetensors")
+
+    def after_training(self, state: State, metrics: Mapping[str, float]) -> None:
+        """Judges the model that the sites have been given to train from.
+
+        Its metrics come with their updates where the executor measures before it trains, as names
+        that begin with "val_". Otherwise the model has been judged already, by `after_round`.
+
+        Args:
+            state: The state whose model the sites were given.
+            metrics: Means over the sites, from the round's report.
+
+        Raises:
+            ConfigurationError: there are such metrics, but not this one.
+        """
+        measured = _before_training(metrics)
+        if measured and state.round > self._judged:
+            self._judge(state, measured)
+
+    def after_round(self, state: State, metrics: Mapping[str, float]) -> None:
+        """Has the sites evaluate a round's new model, unless they will before they train from it.
+
+        Args:
+            state: The state after the round.
+            metrics: Means over the sites, from the round's report.
+
+        Raises:
+            ExecutorNotFound: the executor has no "evaluate".
+            ConfigurationError: it gives no such metric.
+            QuorumNotReached: too few sites have evaluated.
+        """
+        if not _before_training(metrics):
+            self._judge(state, self._evaluated(state))
+
+    def at_the_end(self, state: State, metrics: Mapping[str, float]) -> None:
+        """Judges the last model by what the sites' last "evaluate" has given, if it is still new.
+
+        Args:
+            state: The state after the last round.
+            metrics: Means over the sites; may be empty.
+        """
+        if metrics and state.round > self._judged:
+            self._judge(state, metrics)
+
+    def _evaluated(self, state: State) -> Mapping[str, float]:
+        replies = self._fed.broadcast("evaluate", state.model, round=state.round, late_weight=0)
+        for _ in replies:
+            pass
+        return {} if replies.report is None else replies.report.metrics
+
+    def _judge(self, state: State, metrics: Mapping[str, float]) -> None:
+        if self._name not in metrics:
+            raise ConfigurationError(
+                f"the best model is chosen by {self._by!r}, but executor "
+                f"{self._fed.job.executor!r} measures {', '.join(sorted(metrics)) or 'no metric'}. "
+                "Name one of these as `best_by`, with a '-' before it if less is better."
+            )
+        score = Score(state.round, _as_in_the_table(metrics[self._name]))
+        if not self._is_better(score):
+            return
+        self._note(score)
+        reference = publish(state, _NAME)
+        detail: dict[str, JsonValue] = {
+            "metric": self._name, "value": score.value, "path": reference.path
+        }  # fmt: skip
+        self._fed.events.tell("best_model", state.round, detail)
+
+    def _is_better(self, score: Score) -> bool:
+        self._judged = max(self._judged, score.round)
+        if not math.isfinite(score.value):
+            return False
+        return self.best is None or self._sign * score.value > self._sign * self.best.value
+
+    def _note(self, score: Score) -> None:
+        self.best = score
+
+    def _recall(self, row: Mapping[str, JsonValue]) -> None:
+        """Takes from a row of the table what an earlier attempt has judged."""
+        number = int(str(row["round"]))
+        before = row.get(BEFORE_TRAINING + self._name)
+        plain = row.get(self._name) if row["kind"] == "evaluate" and number else None
+        for value, judged in ((before, number - 1), (plain, number)):
+            if isinstance(value, int | float):
+                score = Score(judged, float(value))
+                if self._is_better(score):
+                    self._note(score)
 
 
 def keep_best(fed: Federation, state: State, by: str) -> bool:
     """Evaluates a round's model at the sites and keeps it if it is the best so far; whether it is.
 
-    The best is `best.safetensors`, beside the job's model, and has a link in the Prefect UI. What
-    the sites measure is the global model itself, on their own data, averaged over the sites: not
-    what they have said while they trained.
+    For flows that are not written with `Rounds`; see `Selection`.
 
     Args:
         fed: The running federation.
@@ -23,26 +166,27 @@ def keep_best(fed: Federation, state: State, by: str) -> bool:
         ConfigurationError: it gives no such metric.
         QuorumNotReached: too few sites have evaluated.
     """
-    name, sign = by.removeprefix("-"), -1.0 if by.startswith("-") else 1.0
-    earlier = [
-        sign * float(str(row[name]))
-        for row in fed.reporter.history
-        if row["kind"] == "evaluate" and row["round"] != 0 and name in row
-    ]
-    replies = fed.broadcast("evaluate", state.model, round=state.round, late_weight=0)
-    for _ in replies:
-        pass
-    metrics = replies.report.metrics if replies.report is not None else {}
-    if name not in metrics:
-        raise ConfigurationError(
-            f"the best model is chosen by {by!r}, but 'evaluate' of executor "
-            f"{fed.job.executor!r} gives {', '.join(sorted(metrics)) or 'no metric'}."
-        )
-    value = float(f"{metrics[name]:.7g}")  # as the table has it, with which it is compared
-    if earlier and sign * value <= max(earlier):
-        return False
-    reference = publish(state, "best")
-    fed.events.tell(
-        "best_model", state.round, {"metric": name, "value": value, "path": reference.path}
-    )
-    return True
+    selection = Selection(fed, by)
+    selection.after_round(state, {})
+    return selection.best is not None and selection.best.round == state.round
+
+
+def with_best(reference: ModelRef, selection: Selection | None) -> ModelRef:
+    """Returns a job's result with where its best model is, and of which round."""
+    if selection is None or selection.best is None:
+        return reference
+    best = {"best_path": selection.path, "best_round": selection.best.round}
+    return reference.model_copy(update=best)
+
+
+def _before_training(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name.removeprefix(BEFORE_TRAINING): value
+        for name, value in metrics.items()
+        if name.startswith(BEFORE_TRAINING)
+    }
+
+
+def _as_in_the_table(value: float) -> float:
+    """Returns a metric with the digits that the job's table has, with which it is compared."""
+    return float(f"{value:.7g}")

@@ -1,7 +1,9 @@
 """What many flows do with a model before the first round and after the last."""
 
+from collections.abc import Mapping
+
 from prefect_federated.errors import QuorumNotReached
-from prefect_federated.messages import SiteFailure, Tensor, Tensors, Update
+from prefect_federated.messages import Tensor, Tensors, Update
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import load_model
 
@@ -35,12 +37,14 @@ def initial_model(fed: Federation, path: str | None = None) -> dict[str, Tensor]
     )
 
 
-def evaluate(fed: Federation, model: Tensors) -> list[Update]:
-    """Asks all sites to evaluate a model and returns what they found; the job's table gets a row.
+def evaluate(fed: Federation, model: Tensors) -> Mapping[str, float]:
+    """Asks all sites to evaluate a model; returns the metrics' means over the sites, weighted.
 
-    An executor without "evaluate" is not asked.
+    The job's table gets a row. An executor without "evaluate" is not asked: there is nothing then.
     """
     if not fed.can("evaluate"):
-        return []
+        return {}
     replies = fed.broadcast("evaluate", model, quorum=0, late_weight=0)
-    return [reply for reply in replies if not isinstance(reply, SiteFailure)]
+    for _ in replies:
+        pass
+    return {} if replies.report is None else replies.report.metrics

@@ -7,6 +7,7 @@ written once, so that what a snapshot costs does not grow with the number of rou
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pydantic
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_federated.errors import SnapshotCorrupt, StaleController
@@ -16,7 +17,7 @@ from prefect_federated.tasks.storage import StoredModel, delete, delete_others, 
 _KEPT = 2
 _ROWS_A_PIECE = 64
 
-Row = dict[str, bool | int | float | str | None]
+Row = dict[str, pydantic.JsonValue]
 History = Sequence[Mapping[str, JsonValue]]
 _Rows = TypeAdapter(list[Row])
 

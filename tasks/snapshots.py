@@ -43,6 +43,7 @@ from prefect_federated.tasks.storage import (
     delete,
     get_model,
     get_stored,
+    path_in_storage,
     put_model,
 )
 
@@ -71,10 +72,14 @@ class ModelRef(StoredModel):
     Args:
         round: The last round that is in it.
         history: The job's table: a row a call to the sites.
+        best_path: Path of the best model, where the job has looked for one.
+        best_round: The last round that is in that one.
     """
 
     round: int
     history: list[Row] = Field(default_factory=list)
+    best_path: str | None = None
+    best_round: int | None = None
 
 
 def snapshot(state: State) -> None:
@@ -221,6 +226,11 @@ def publish(state: State, name: str = _MODEL) -> ModelRef:
     )
     history = rows_of(fed.reporter.history)
     return ModelRef(**stored.model_dump(), round=state.round, history=history)
+
+
+def stored_at(name: str) -> str:
+    """Returns the path in Prefect's result storage of a file in the running job's folder."""
+    return path_in_storage(_path(name))
 
 
 @contextmanager

@@ -142,6 +142,12 @@ def get_stored(stored: StoredModel) -> dict[str, Tensor]:
     return model_in(content, stored.path)
 
 
+def path_in_storage(path: str) -> str:
+    """Returns a path as `StoredModel.path` has it: with local storage, that of the file."""
+    storage = _storage()
+    return str(_local(storage, path)) if isinstance(storage, LocalFileSystem) else path
+
+
 def delete(path: str) -> None:
     """Deletes a file, if it is there and the storage lets us."""
     storage = _storage()

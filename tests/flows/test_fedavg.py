@@ -155,7 +155,7 @@ def test_the_best_model_is_kept_beside_the_last_one() -> None:
 
 def test_a_metric_that_nobody_measures_does_not_choose_the_best_model() -> None:
     parameters: dict[str, JsonValue] = {"executor": EXECUTOR, "rounds": 1, "best_by": "auc"}
-    with pytest.raises(ConfigurationError, match=r"'auc', but 'evaluate' of .* gives loss"):
+    with pytest.raises(ConfigurationError, match=r"'auc', but executor .* measures loss"):
         simulate(fedavg, sites=2, parameters=parameters)
 
 
