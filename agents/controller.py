@@ -16,10 +16,14 @@ from prefect.types.entrypoint import EntrypointType
 from prefect_federated.agents.overseer import CONTROLLER_POOL, Overseer
 from prefect_federated.agents.processes import end_with_parent, log_to_stderr, until_signal
 from prefect_federated.agents.worker import ControllerWorker, warm_starts
+from prefect_federated.flows.cyclic import cyclic
+from prefect_federated.flows.ditto import ditto
 from prefect_federated.flows.fedavg import fedavg
 from prefect_federated.flows.fedbuff import fedbuff
+from prefect_federated.flows.fedopt import fedopt
+from prefect_federated.flows.scaffold import scaffold
 
-BUILT_IN: "tuple[Flow[..., Any], ...]" = (fedavg, fedbuff)
+BUILT_IN: "tuple[Flow[..., Any], ...]" = (fedavg, fedopt, scaffold, ditto, cyclic, fedbuff)
 
 log = logging.getLogger("prefect_federated.controller")
 

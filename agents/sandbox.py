@@ -26,6 +26,7 @@ from prefect_federated.agents.connection import connected
 from prefect_federated.errors import ConfigurationError, ConnectionFailed, FederatedError, KitError
 from prefect_federated.kits import StartupKit, load_kit
 from prefect_federated.provisioning import provision
+from prefect_federated.tracking import check_installed
 
 USER = "admin"
 SERVER = "server"
@@ -103,6 +104,11 @@ class Sandbox:
         return self.folder / "state" / name
 
     @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files, if they were asked for."""
+        return self.folder / "tensorboard"
+
+    @property
     def is_running(self) -> bool:
         """Whether any process that was started still runs."""
         return any(process.find() is not None for process in self.processes)
@@ -132,13 +138,16 @@ class Sandbox:
         others.append(Process(name=name, pid=process.pid, created=created))
         self._write(record.model_copy(update={"processes": others}))
 
-    def start_server(self, environment: Mapping[str, str] | None = None) -> None:
+    def start_server(
+        self, environment: Mapping[str, str] | None = None, tensorboard: bool = False
+    ) -> None:
         """Starts the server agent, with some variables over those of this process."""
+        wanted = ["--tensorboard", str(self.tensorboard)] if tensorboard else []
         self.start_process(
             SERVER,
             [
                 "server", "start", "--kit", str(self.kit_folder(SERVER)),
-                "--state", str(self.state(SERVER)),
+                "--state", str(self.state(SERVER)), *wanted,
             ],
             environment,
         )  # fmt: skip
@@ -281,6 +290,7 @@ def start_sandbox(
     data: Path | None = None,
     code: Sequence[Path] = (),
     say: Callable[[str], None] = lambda text: None,
+    tensorboard: bool = False,
 ) -> Sandbox:
     """Provisions and starts a sandbox, and waits until it takes jobs.
 
@@ -290,14 +300,17 @@ def start_sandbox(
         data: Folder with one sub-folder of data a site.
         code: Folders to import executors from, beside what is installed.
         say: Told, in a few words, what is going on.
+        tensorboard: Whether jobs' metrics are written for TensorBoard.
 
     Raises:
         FederatedError: it could not be started; nothing is left running.
     """
+    if tensorboard:
+        check_installed("tensorboard", "--tensorboard")
     sandbox = create_sandbox(folder, sites)
     say(f"provisioned {len(sites)} sites, a server and a user in {folder}")
     try:
-        sandbox.start_server()
+        sandbox.start_server(tensorboard=tensorboard)
         for site in sites:
             sandbox.start_site(site, data, code)
         say("started the server and the sites; waiting until they are ready")

@@ -14,13 +14,19 @@ from prefect_federated.agents.addresses import Address, bind, free_port
 from prefect_federated.agents.forwarder import Forwarder
 from prefect_federated.agents.processes import Child, agent_environment, until_signal
 from prefect_federated.kits import Role, ServerAddress, StartupKit, load_kit
+from prefect_federated.tracking import check_installed
 
 _START_S = 120.0
 
 log = logging.getLogger("prefect_federated.server")
 
 
-async def serve(folder: Path, state: Path | None = None, listen: str | None = None) -> None:
+async def serve(
+    folder: Path,
+    state: Path | None = None,
+    listen: str | None = None,
+    tensorboard: Path | None = None,
+) -> None:
     """Runs a federation's server until SIGTERM or SIGINT; its children end with it.
 
     Args:
@@ -28,17 +34,23 @@ async def serve(folder: Path, state: Path | None = None, listen: str | None = No
         state: Folder for the database, results and snapshots; see `state_folder`.
         listen: Address of the gateway, "host:port"; the kit's port on all addresses if None (on
             loopback only, where the kit's address is loopback).
+        tensorboard: Folder for TensorBoard's event files; what the setting says if None.
 
     Raises:
         KitError: the kit is not a server's, or something is wrong with it.
+        ConfigurationError: `tensorboard` is given, and TensorBoard is not installed.
         FederatedError: a part cannot start: the port is taken, the database cannot be reached.
     """
     kit = load_kit(folder, role=Role.SERVER)
+    if tensorboard is not None:
+        check_installed("tensorboard", "--tensorboard")
     state = (state or state_folder(kit)).resolve()  # jobs run in folders of their own
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     gateway = _gateway_address(kit, listen)
     api = Address("127.0.0.1", free_port())
     environment = _environment(kit, state)
+    if tensorboard is not None:
+        environment["PREFECT_FEDERATED_TENSORBOARD"] = str(tensorboard.resolve())
     inside = replace(kit, servers=(ServerAddress("api", api.host, api.port),))
     async with Forwarder(inside) as forwarder:
         own = {

@@ -27,11 +27,14 @@ from prefect.utilities.callables import get_call_parameters
 
 from prefect_federated.agents import temporary_server
 from prefect_federated.errors import ConfigurationError
+from prefect_federated.executors import load_executor
 from prefect_federated.messages import JsonValue, Tensor
 from prefect_federated.tasks.dask_runner import check_dask
 from prefect_federated.tasks.simulated import Simulation, simulating
 from prefect_federated.tasks.snapshots import ModelRef, read_model
+from prefect_federated.tracking import check_installed
 from prefect_federated.transport.inproc import Labels, Watcher
+from prefect_federated.transport.signals import Moment
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ def simulate(
     parameters: Mapping[str, JsonValue] | None = None,
     labels: Labels | None = None,
     watcher: Callable[[int | None], Watcher] | None = None,
+    listener: Callable[[Moment], None] | None = None,
+    tensorboard: Path | str | None = None,
 ) -> SimulationResult:
     """Runs a job on virtual sites and returns its model and metrics.
 
@@ -86,9 +91,14 @@ def simulate(
         parameters: The flow's parameters.
         labels: Labels of sites, by site.
         watcher: Given the job's rounds, makes what is told of the sites' progress.
+        listener: Is told of what happens to the sites and what they say while they work; must not
+            block.
+        tensorboard: Folder for TensorBoard's event files (needs prefect-federated[tensorboard]);
+            what PREFECT_FEDERATED_TENSORBOARD says if None.
 
     Raises:
         ConfigurationError: no such flow, parameters that do not fit it, or a runner that cannot be.
+        ExecutorNotFound: the executor does not import.
         ConnectionFailed: Prefect's temporary server did not start.
         JobError: the job could not go on.
 
@@ -99,6 +109,8 @@ def simulate(
             raise ConfigurationError(f"--code {folder} is not a folder.")
         sys.path.insert(0, str(Path(folder).resolve()))
     where = _runner(runner, processes, dask_address)
+    if tensorboard is not None:
+        check_installed("tensorboard", "--tensorboard")
     target = Path(output or tempfile.mkdtemp(prefix="prefect-federated-"))
     with _settings(target):
         server = temporary_server.start_if_needed()  # it starts while the flow is imported
@@ -113,8 +125,12 @@ def simulate(
             dask_address=dask_address,
             labels=labels or {},
             watcher=watcher,
+            listener=listener,
+            tensorboard=None if tensorboard is None else Path(tensorboard),
         )
         fitting = _fitting(found, parameters or {})
+        if isinstance(path := fitting.get("executor"), str):
+            load_executor(path)  # its imports take seconds, too
         with temporary_server.reached(server), simulating(simulation):
             returned = found.with_options(retries=0)(**fitting)
     if not isinstance(returned, ModelRef):

@@ -46,6 +46,7 @@ def main(
         "seeds": seeds,
         "violations": len(failures),
         "failed_seeds": [failure.seed for failure in failures[:100]],
+        "notes": sum(result.notes for result in results),
         "steps": sum(result.steps for result in results),
         "rounds": sum(result.rounds for result in results),
         "attempts": sum(result.attempts for result in results),
@@ -71,6 +72,7 @@ class Outcome:
         steps: Things that happened.
         rounds: Rounds that were committed.
         attempts: Controllers that there were.
+        notes: What sites said while they worked, as often as a controller took it.
     """
 
     seed: int
@@ -79,6 +81,7 @@ class Outcome:
     steps: int
     rounds: int
     attempts: int
+    notes: int
 
 
 def run_seed(seed: int, keep: int = 60) -> Outcome:
@@ -91,7 +94,7 @@ def run_seed(seed: int, keep: int = 60) -> Outcome:
         violation = f"{type(error).__name__}: {error}"
     return Outcome(
         seed, violation, list(federation.world.trace), federation.steps,
-        federation.store.round, len(federation.controllers),
+        federation.store.round, len(federation.controllers), federation.notes,
     )  # fmt: skip
 
 

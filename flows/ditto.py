@@ -2,22 +2,21 @@
 
 Source: Li et al. 2021, "Ditto: Fair and Robust Federated Learning Through Personalization",
 Algorithm 1: the global model w is trained as in FedAvg; site k keeps v_k and minimizes
-F_k(v) + lambda / 2 ||v - w_t||^2 (their equation in Section 3, with the w_t it was given). The server
+F_k(v) + lambda / 2 ||v - w_t||^2 (their h_k in Section 3, at the w_t that it was given). The server
 sees what the personal models score (`personal_...`), and never the models.
 """
 
 from prefect import flow
 from pydantic import Field
 
-from prefect_federated.aggregators import weighted_mean
 from prefect_federated.messages import JsonValue
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import takes
-from prefect_federated.tasks.rounds import Rounds, TrainingJob
+from prefect_federated.tasks.rounds import AggregatingJob, Rounds
 from prefect_federated.tasks.snapshots import ModelRef
 
 
-class DittoJob(TrainingJob):
+class DittoJob(AggregatingJob):
     """The parameters of a Ditto job."""
 
     ditto_lambda: float = Field(
@@ -45,5 +44,5 @@ def ditto(job: DittoJob) -> ModelRef:
         rounds = Rounds(fed, job)
         for state in rounds:
             updates = rounds.ask("ditto", state.model, config=local, same_tensors=True)
-            rounds.done({**state.model, **weighted_mean(updates)})
+            rounds.done({**state.model, **job.aggregate(updates)})
         return rounds.finish()

@@ -9,14 +9,13 @@ Networks", Algorithm 2: each site minimizes F_k(w) + mu / 2 ||w - w_t||^2 (their
 from prefect import flow
 from pydantic import Field
 
-from prefect_federated.aggregators import weighted_mean
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import takes
-from prefect_federated.tasks.rounds import Rounds, TrainingJob
+from prefect_federated.tasks.rounds import AggregatingJob, Rounds
 from prefect_federated.tasks.snapshots import ModelRef
 
 
-class FedAvgJob(TrainingJob):
+class FedAvgJob(AggregatingJob):
     """The parameters of a FedAvg job."""
 
     mu: float = Field(
@@ -35,5 +34,5 @@ def fedavg(job: FedAvgJob) -> ModelRef:
         rounds = Rounds(fed, job)
         for state in rounds:
             updates = rounds.ask("train", state.model, config=local)
-            rounds.done({**state.model, **weighted_mean(updates)})
+            rounds.done({**state.model, **job.aggregate(updates)})
         return rounds.finish()

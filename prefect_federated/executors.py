@@ -21,6 +21,7 @@ an `Executors` object, is ever called: an import path alone runs no function.
 import importlib
 import inspect
 import logging
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,14 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from prefect_federated.errors import ConfigurationError, ExecutorNotFound, JobEnded
-from prefect_federated.messages import JsonValue, Tensors, Update
+from prefect_federated.messages import (
+    JsonValue,
+    NoStream,
+    Note,
+    Stream,
+    Tensors,
+    Update,
+)
 
 Function = TypeVar("Function", bound=Callable[..., object])
 TaskFunction = Callable[[Tensors, "Site"], Update]
@@ -53,6 +61,8 @@ class Site:
         seed: The job's seed mixed with the site's name: the same in every run, different by site.
         round: The round of the current site task, counted from 1; 0 outside rounds.
         log: A logger whose lines stay at the site.
+        kind: The kind of the current site task, such as "train"; empty outside of one.
+        stream: Where `log_metrics` and `progress` go.
     """
 
     name: str
@@ -62,6 +72,50 @@ class Site:
     seed: int = 0
     round: int = 0
     log: logging.Logger = _log
+    kind: str = ""
+    stream: Stream = field(default_factory=NoStream)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Sends numbers to the server while the site works, such as the loss of each epoch.
+
+        Any thread may call it; it returns at once and never raises. The server keeps them as curves
+        by site; what counts for the round are the metrics of the `Update`. Too many are thinned:
+        the oldest are dropped, and the server is told how many.
+
+        Args:
+            metrics: Name -> number, which need not be finite; nothing else leaves the site.
+            step: The point on the curves' axis, such as the epoch or the batch.
+
+        >>> site = Site("hospital-a", Path("data"), Path("state"))
+        >>> site.log_metrics({"loss": 0.25}, step=3)  # outside a job it goes nowhere
+        """
+        try:
+            numbers = {str(name): float(value) for name, value in metrics.items()}
+            at = None if step is None else int(step)
+        except Exception as error:  # a user's own objects: no reason to lose a round's training
+            self.log.warning("log_metrics was given what is no number, and drops it: %s", error)
+            return
+        if numbers:
+            self.stream.tell(Note(time.time(), numbers, at, None, self.kind, self.round))
+
+    def progress(self, done: float, total: float, unit: str = "epoch") -> None:
+        """Tells the server how far this site task has come; any thread, at once, never raises.
+
+        Args:
+            done: How much is done, from 0 to `total`.
+            total: How much there is to do, above 0.
+            unit: Of what.
+        """
+        try:
+            so_far, all_of_it = float(done), float(total)
+        except Exception as error:
+            self.log.warning("progress was given what is no number, and drops it: %s", error)
+            return
+        if 0 <= so_far < math.inf and 0 < all_of_it < math.inf:
+            far = so_far, all_of_it, str(unit)
+            self.stream.tell(Note(time.time(), {}, None, far, self.kind, self.round))
+        else:
+            self.log.warning("progress of %s out of %s is none, and is dropped", done, total)
 
     def number(self, key: str, default: float) -> float:
         """Returns the number that the job's config gives for `key`.
@@ -197,13 +251,17 @@ class Link(Protocol):
 
 @dataclass(frozen=True)
 class ReceivedTask:
-    """One site task as it arrived: its id, kind ("train", "evaluate", ...), round and model."""
+    """One site task as it arrived: its id, kind ("train", "evaluate", ...), round and model.
+
+    What the site says while it works on it goes to its `stream`.
+    """
 
     id: str
     kind: str
     round: int
     model: Tensors
     config: Mapping[str, JsonValue] = field(default_factory=dict)
+    stream: Stream = field(default_factory=NoStream)
 
 
 class SiteTask:
@@ -289,8 +347,9 @@ def site_tasks(
 
 
 def task_site(site: Site, task: ReceivedTask) -> Site:
-    """Returns the site as one task sees it: with its round and its config."""
-    return replace(site, round=task.round, config={**site.config, **task.config})
+    """Returns the site as one task sees it: with its kind, its round, its config and its stream."""
+    config = {**site.config, **task.config}
+    return replace(site, round=task.round, config=config, kind=task.kind, stream=task.stream)
 
 
 def run_task(loaded: LoadedExecutor, site: Site, link: Link, task: ReceivedTask) -> None:

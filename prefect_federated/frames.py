@@ -16,13 +16,15 @@ from enum import Enum
 from prefect_federated.errors import ProtocolError
 from prefect_federated.messages import JsonValue
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 START_BYTES = 5
 """Bytes of a frame before its body."""
 DATA_BYTES = (1 << 18) - START_BYTES
 """Body of a data frame at most: with the frame's start, 16 full records of TLS."""
 CONTROL_BYTES = 1 << 20
-"""Body of a frame at most that is neither data nor a message's head."""
+"""Body of a frame at most that is neither data, nor notes, nor a message's head."""
+NOTES_BYTES = 256 << 10
+"""Body of a frame of notes at most."""
 
 _START = struct.Struct(">cI")
 
@@ -35,6 +37,7 @@ class Frame(bytes, Enum):
     TASK = b"T"  # server: a message's head; its payload follows at once
     OFFER = b"O"  # site: a message's head; its payload waits for GO
     UPDATE = b"U"  # site: a message's head; its small payload follows at once
+    NOTES = b"L"  # site: id, notes, dropped; what it says while it works on that task
     PAYLOAD = b"P"  # both: id, offset; the payload of a head that the peer has follows
     DATA = b"D"  # both: bytes of the payload begun last
     GO = b"G"  # server: id, offset; send the payload of that offer from there
@@ -100,6 +103,8 @@ def read_start(first: bytes | bytearray, limits: Limits = DEFAULT_LIMITS) -> tup
     longest = CONTROL_BYTES
     if kind is Frame.DATA:
         longest = DATA_BYTES
+    elif kind is Frame.NOTES:
+        longest = NOTES_BYTES
     elif kind in HEADS:
         longest = limits.head_bytes
     if length > longest:

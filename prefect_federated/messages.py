@@ -6,7 +6,7 @@ A message is a small JSON header, named tensors and named blobs. How it looks in
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -68,6 +68,48 @@ class SiteFailure:
 
 
 Reply: TypeAlias = Update | SiteFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a site says while it works on a site task: numbers, or how far it has come.
+
+    Args:
+        time: Seconds since 1970, by the site's own clock.
+        metrics: Name -> number, which need not be finite: a loss that has become NaN is news.
+        step: Which step of the training the metrics belong to; None if it was not said.
+        progress: How much is done, of how much in all, and of what ("epoch"); None in a note of
+            metrics.
+        kind: The site task.
+        round: Its round, counted from 1; 0 outside rounds.
+    """
+
+    time: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    step: int | None = None
+    progress: tuple[float, float, str] | None = None
+    kind: str = ""
+    round: int = 0
+
+    @property
+    def points(self) -> int:
+        """Numbers in it, by which notes are bounded; progress counts as one."""
+        return max(1, len(self.metrics))
+
+
+class Stream(Protocol):
+    """Takes what a site says while it works; from any thread, and without ever waiting."""
+
+    def tell(self, note: Note) -> None:
+        """Takes a note, which goes to the server soon, or is dropped if there are too many."""
+        ...
+
+
+class NoStream:
+    """A stream to nowhere, for a site outside a job."""
+
+    def tell(self, note: Note) -> None:
+        """Does nothing."""
 
 
 def human_bytes(size: float) -> str:

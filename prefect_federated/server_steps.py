@@ -16,13 +16,9 @@ def stepped(model: Tensors, change: Tensors, lr: float) -> dict[str, Tensor]:
     Raises:
         UpdateRejected: the change has a tensor that the model has not, or in another shape.
     """
+    check_fits(model, change, "the change")
     result = dict(model)
     for name, moved in change.items():
-        if name not in model or model[name].shape != moved.shape:
-            there = f"{model[name].shape} there" if name in model else "not in the model"
-            raise UpdateRejected(
-                f"the change has the tensor {name!r} of shape {moved.shape}, which is {there}."
-            )
         before = model[name]
         if not np.issubdtype(before.dtype, np.inexact):
             result[name] = moved
@@ -32,3 +28,17 @@ def stepped(model: Tensors, change: Tensors, lr: float) -> dict[str, Tensor]:
         np.add(before, after, out=after)
         result[name] = after
     return result
+
+
+def check_fits(model: Tensors, tensors: Tensors, what: str) -> None:
+    """Checks that tensors are the model's, by their names and shapes.
+
+    Raises:
+        UpdateRejected: one is not in the model, or has another shape there.
+    """
+    for name, array in tensors.items():
+        if name not in model or model[name].shape != array.shape:
+            there = f"{model[name].shape} there" if name in model else "not in the model"
+            raise UpdateRejected(
+                f"{what} has the tensor {name!r} of shape {array.shape}, which is {there}."
+            )

@@ -30,6 +30,11 @@ class Settings(BaseSettings):
         description="Folder on a local disk for tensors of 1 MiB and more, for models larger than "
         "memory; they are in memory if empty. `memory` reads it.",
     )
+    tensorboard: Path | None = Field(
+        default=None,
+        description="Folder for TensorBoard's event files, a folder a job in it; none are written "
+        "if empty. Needs prefect-federated[tensorboard].",
+    )
     max_message_bytes: int = Field(
         default=DEFAULT_LIMITS.message_bytes,
         gt=0,

@@ -26,7 +26,9 @@ from prefect_federated.transport.batches import (
     Answer,
     Batch,
     BatchLost,
+    Told,
     VirtualSites,
+    is_said,
     packed,
     run_packed,
     unpacked,
@@ -95,8 +97,8 @@ class DaskRunner:
                 f"the Dask scheduler at {address} has no workers; start `dask worker {address}`."
             )
 
-    def run(self, lane: int, batch: Batch, answer: Answer) -> None:
-        """Runs a batch on whichever worker is free."""
+    def run(self, lane: int, batch: Batch, answer: Answer, told: Told) -> None:
+        """Runs a batch on whichever worker is free; what its sites say comes with the answers."""
         parameters = {"request": packed([self._about, batch.message()]), "path": self._path}
         name = f"{batch.task.header.get('kind')} · batch of {len(batch.sites)} on Dask"
         named = run_batch.with_options(task_run_name=name)
@@ -109,7 +111,8 @@ class DaskRunner:
                 reason = "the job has ended"
             self._context.copy().run(note_lost, future.task_run_id, name, reason)
             raise BatchLost(reason) from error
-        for site, message in zip(batch.sites, unpacked(content), strict=True):
+        answers = (message for message in unpacked(content) if not is_said(message, told))
+        for site, message in zip(batch.sites, answers, strict=True):
             answer(site, message)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ flow and deployment, and the site are related, so that an automation can act on 
 """
 
 import contextvars
+import math
 import queue
 import threading
 import time
@@ -35,6 +36,10 @@ EVENTS: Mapping[str, str] = {
 }
 """Name of a moment -> name of its Prefect event."""
 
+_SAID = frozenset({"metrics_logged", "progressed"})
+"""Moments that hooks are told of and Prefect is not: there are too many of them."""
+_SAID_WAITING = 50_000  # such moments that wait for slow hooks at most; then new ones are dropped
+_SAID_END_S = 30.0  # how long a job's end waits until the hooks have been told of them
 _SITES_WITH_EVENTS = 32  # the updates of larger calls are in the round's event only,
 _UPDATES_AT_ONCE = 64  # and so are those of rounds that follow each other so quickly
 _UPDATES_A_SECOND = 5.0  # that the server would do little but record them
@@ -52,6 +57,10 @@ class Hooks:
         best_model: A model is the best so far; detail: metric, value, path.
         site_lost: A site's connection broke, or it was left out; detail: reason.
         site_back: It is back, or taken back.
+        metrics_logged: A site has sent numbers while it works (`Site.log_metrics`); detail: kind,
+            metrics (name -> number, or "nan", "inf", "-inf"), step, time (seconds since 1970 at the
+            site), and dropped where the site had to drop numbers before these.
+        progressed: A site has said how far it has come; detail: kind, done, total, unit.
         job_ended: detail: outcome ("completed", "failed" or "cancelled") and reason.
     """
 
@@ -61,6 +70,8 @@ class Hooks:
     best_model: Sequence[Hook] = ()
     site_lost: Sequence[Hook] = ()
     site_back: Sequence[Hook] = ()
+    metrics_logged: Sequence[Hook] = ()
+    progressed: Sequence[Hook] = ()
     job_ended: Sequence[Hook] = ()
 
     def named(self, moment: str) -> Sequence[Hook]:
@@ -82,6 +93,8 @@ class Events:
         self._job = str(flow_run.id or "simulated")
         self._name = flow_run.name or self._job
         self._moments: queue.SimpleQueue[Moment | None] = queue.SimpleQueue()
+        self._said_dropped = 0
+        self._said_until = math.inf
         self._large: set[tuple[str, int]] = set()
         self._allowance, self._counted_at = float(_UPDATES_AT_ONCE), time.monotonic()
         self._started = self._completed = 0
@@ -96,12 +109,28 @@ class Events:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._said_until = time.monotonic() + _SAID_END_S
         self._moments.put(None)
         self._thread.join()
+        if self._said_dropped:
+            self._log.warning(
+                "%d notes that sites sent while they worked were dropped: the job's hooks for "
+                "metrics_logged and progressed are slower than the sites speak",
+                self._said_dropped,
+            )
 
     def listen_to(self, hub: Hub) -> None:
         """Tells of what happens to the sites, too."""
-        hub.listeners.append(self._moments.put)
+        hub.listeners.append(self._take)
+
+    def _take(self, moment: Moment) -> None:
+        if moment.name in _SAID:
+            if not self._hooks.named(moment.name):
+                return
+            if self._moments.qsize() >= _SAID_WAITING:
+                self._said_dropped += 1
+                return
+        self._moments.put(moment)
 
     def tell(
         self,
@@ -144,6 +173,9 @@ class Events:
 
     def _run(self) -> None:
         while (moment := self._moments.get()) is not None:
+            if moment.name in _SAID and time.monotonic() > self._said_until:
+                self._said_dropped += 1
+                continue
             for hook in self._hooks.named(moment.name):
                 try:
                     hook(moment)
@@ -153,6 +185,8 @@ class Events:
                 self._emit(moment)
 
     def _is_worth_an_event(self, moment: Moment) -> bool:
+        if moment.name in _SAID:
+            return False
         if moment.name != "update_received":
             return True
         if (str(moment.detail.get("kind")), moment.round) in self._large:

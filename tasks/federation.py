@@ -15,9 +15,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from prefect.exceptions import Abort, Pause
+from prefect.logging import get_run_logger
 
 from prefect_federated.errors import ConfigurationError, NotEnoughSites, StaleController
 from prefect_federated.filters import Filter, FilterSpec, Point
+from prefect_federated.settings import Settings
 from prefect_federated.tasks.asking import Asker
 from prefect_federated.tasks.background import background
 from prefect_federated.tasks.deployed import deployed
@@ -29,6 +31,7 @@ from prefect_federated.tasks.report import Reporter
 from prefect_federated.tasks.round_report import RoundReport
 from prefect_federated.tasks.server_filters import ServerFilters
 from prefect_federated.tasks.simulated import current_simulation, simulated
+from prefect_federated.tasks.tracking import Tracking, wanted
 from prefect_federated.transport.hub import Hub
 
 __all__ = ["Federation", "current_federation", "federation", "first_completed"]
@@ -139,8 +142,11 @@ def federation(
     server_filters = ServerFilters(job.filters, functions)
     simulation = current_simulation()
     opened = deployed(job) if simulation is None else simulated(job, simulation)
-    # These two end last: no site waits for the pictures of a job that is over.
+    folder = simulation.tensorboard if simulation is not None else None
+    trackers = wanted(folder or Settings().tensorboard, get_run_logger().warning)
+    # These three end last: no site waits for the pictures of a job that is over.
     with (
+        Tracking(job.model_dump(mode="json"), trackers) as tracking,
         Reporter(getattr(job, "rounds", None)) as reporter,
         Events(hooks or Hooks()) as events,
         _telling_the_end(events) as opens,
@@ -148,7 +154,10 @@ def federation(
     ):
         opens(hub)
         fed = Federation(job, hub, server_filters, reporter, events)
-        events.listen_to(hub)
+        reporter.on_round.append(tracking.round_done)
+        reporter.on_resume.append(tracking.resume)
+        for listener in (events, reporter, tracking):
+            listener.listen_to(hub)
         hub.entering, hub.announced = server_filters.entering, server_filters.announced
         token = _current.set(fed)
         try:

@@ -1,31 +1,29 @@
-"""What a person sees of a running job: a log line a round, and artifacts in the Prefect UI.
+"""What a person sees of a running job: lines of its log, and artifacts in the Prefect UI.
 
 Artifacts are made on a thread of their own, so that no round waits for them.
 """
 
-import base64
 import contextvars
-import queue
-import re
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
-from uuid import UUID
 
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_link_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_federated.messages import JsonValue
-from prefect_federated.tasks.round_report import COLUMNS, RoundReport
+from prefect_federated.tasks.artifacts import Artifacts, key_of
+from prefect_federated.tasks.at_work import AtWork
+from prefect_federated.tasks.round_report import RoundReport
+from prefect_federated.transport.hub import Hub
+from prefect_federated.transport.signals import Moment
 
+_LOOK_S = 1.0
 _TABLE_EVERY_S = 10.0
+_CURVES_AFTER_S = 60.0  # then after twice as long, and so on: each is a picture in the database
+_LINE_EVERY_S = 15.0
 
 
 class Reporter:
@@ -37,10 +35,18 @@ class Reporter:
 
     def __init__(self, rounds: int | None) -> None:
         self.history: list[dict[str, JsonValue]] = []
+        self.on_round: list[Callable[[RoundReport], None]] = []
+        """Told of each row."""
+        self.on_resume: list[Callable[[int], None]] = []
+        """Told of the round after which the job goes on."""
         self._rounds = rounds
         self._log = get_run_logger()
-        self._key = (flow_run.flow_name or "job").lower().replace("_", "-")
-        self._wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._key = key_of(flow_run.flow_name or "job")
+        self._at_work = AtWork()
+        self._has_news = threading.Event()
+        self._is_over = threading.Event()
+        self._line_after = time.monotonic() + _LINE_EVERY_S
+        self._has_a_line = False
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._publish,), name="reporter", daemon=True
@@ -51,96 +57,97 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wanted.put(False)
+        self._is_over.set()
+        self._has_news.set()
         self._thread.join()
+
+    def listen_to(self, hub: Hub) -> None:
+        """Shows what sites say of how far they are, too."""
+        hub.listeners.append(self._told)
 
     def resume(self, history: Iterable[Mapping[str, JsonValue]], round: int) -> None:
         """Takes over the table of an earlier attempt, up to the round that it was saved after."""
         self.history = [dict(row) for row in history]
         self._log.info("resuming after round %d", round)
+        for tell in self.on_resume:
+            tell(round)
 
     def round_done(self, report: RoundReport) -> None:
         """Logs one line and adds a row to the table."""
         self._log.info("%s", report.line())
+        self._line_after = time.monotonic() + _LINE_EVERY_S
+        self._has_a_line = False
         self.history.append(report.row())
-        self._wanted.put(True)
+        self._has_news.set()
+        for tell in self.on_round:
+            tell(report)
 
     def link_model(self, url: str, description: str) -> None:
         """Makes the artifact that links a model of the job, called as the file is."""
         try:
-            name = re.sub(r"[^a-z0-9]+", "-", PurePath(url).stem.lower())
+            name = key_of(PurePath(url).stem)
             create_link_artifact(url, key=f"{self._key}-{name}", description=description)
         except Exception:  # a job does not fail because its model could not be linked
             self._log.warning("the model could not be linked in the UI", exc_info=True)
 
+    def _told(self, moment: Moment) -> None:
+        """Takes a moment of the hub's; never blocks."""
+        if dropped := moment.detail.get("dropped"):
+            self._log.warning("%s dropped %s values: it logs too many", moment.site, dropped)
+        if self._at_work.told(moment):
+            self._has_a_line = True
+            self._has_news.set()
+
     def _publish(self) -> None:
-        """Keeps the progress artifact fresh, the table every few seconds, and all at the end."""
+        """Keeps the artifacts fresh, each as often as it is worth, and all at the end."""
         try:
-            progress = create_progress_artifact(
-                self._progress(), key=f"{self._key}-progress", description="Rounds done, percent"
-            )
-            assert isinstance(progress, UUID)  # Prefect's type tells of a coroutine, too
-            going_on, shown = True, 0
-            while going_on:
-                going_on = self._wait()
-                update_progress_artifact(progress, progress=self._progress())
-                if len(self.history) > shown:
-                    shown = len(self.history)
-                    self._publish_table()
-            self._publish_curves()
+            artifacts = Artifacts(self._key, self._log.info)
+            artifacts.progress(self._progress())
+            table_at = time.monotonic() + _TABLE_EVERY_S
+            curves_at, pause_s = time.monotonic() + _CURVES_AFTER_S, _CURVES_AFTER_S
+            in_progress = in_table = in_curves = 0
+            while not self._is_over.is_set():
+                self._has_news.wait()
+                self._has_news.clear()
+                now, rows = time.monotonic(), len(self.history)
+                if rows > in_progress:
+                    in_progress = rows
+                    artifacts.progress(self._progress())
+                if rows > in_table and now >= table_at:
+                    in_table, table_at = rows, now + _TABLE_EVERY_S
+                    artifacts.table(self.history)
+                if rows > in_curves and now >= curves_at:
+                    pause_s *= 2
+                    in_curves, curves_at = rows, now + pause_s
+                    artifacts.curves(self.history)
+                is_more = self._show_a_site(artifacts)
+                self._log_a_line(now)
+                if is_more or self._has_a_line or rows > min(in_table, in_curves):
+                    self._has_news.set()  # come again
+                self._is_over.wait(_LOOK_S)
+            artifacts.progress(self._progress())
+            if self.history:
+                artifacts.table(self.history)
+                artifacts.curves(self.history)
+            while self._show_a_site(artifacts):
+                pass
         except Exception:  # a job does not end because a picture of it could not be made
             self._log.warning("artifacts could not be written", exc_info=True)
 
-    def _wait(self) -> bool:
-        """Waits until something is new and some seconds have passed, or the job ends (False)."""
-        deadline = threading.Event()
-        if not self._wanted.get():
-            return False
-        timer = threading.Timer(_TABLE_EVERY_S, deadline.set)
-        timer.start()
-        try:
-            while not deadline.is_set():
-                try:
-                    if not self._wanted.get(timeout=0.5):
-                        return False
-                except queue.Empty:
-                    continue
-            return True
-        finally:
-            timer.cancel()
+    def _show_a_site(self, artifacts: Artifacts) -> bool:
+        """Shows the site whose news wait longest; False if there are none."""
+        changed = self._at_work.changed()
+        if changed is not None:
+            artifacts.site(*changed)
+        return changed is not None
+
+    def _log_a_line(self, now: float) -> None:
+        if self._has_a_line and now >= self._line_after:
+            self._has_a_line = False
+            if line := self._at_work.line():
+                self._line_after = now + _LINE_EVERY_S
+                self._log.info("%s", line)
 
     def _progress(self) -> float:
         done = max((int(str(row["round"])) for row in self.history), default=0)
         return 100.0 * done / self._rounds if self._rounds else 0.0
-
-    def _publish_table(self) -> None:
-        columns = dict.fromkeys(name for row in self.history for name in row)
-        create_table_artifact(  # the UI takes the columns from the first row
-            table=[{name: row.get(name, "") for name in columns} for row in self.history],
-            key=f"{self._key}-rounds",
-            description="One row a call to the sites; metrics are means over the sites",
-        )
-
-    def _publish_curves(self) -> None:
-        rows = [row for row in self.history if row["kind"] == "train"]
-        names = sorted(rows[-1].keys() - COLUMNS) if rows else []
-        if not names:
-            return
-        try:
-            from prefect_federated.adapters.plot import curves_png
-        except ImportError:
-            self._log.info("no picture of the curves: install prefect-federated[plot]")
-            return
-        complete = [row for row in rows if all(name in row for name in names)]
-        picture = curves_png(
-            [int(str(row["round"])) for row in complete],
-            {name: [float(str(row[name])) for row in complete] for name in names},
-        )
-        encoded = base64.b64encode(picture).decode()
-        last = " · ".join(f"{name} {complete[-1][name]}" for name in names)
-        create_markdown_artifact(
-            f"# {self._key}\n\nLast round: {last}\n\n![metrics by round]"
-            f"(data:image/png;base64,{encoded})\n",
-            key=f"{self._key}-curves",
-            description="Metrics by round, means over the sites",
-        )

@@ -11,9 +11,12 @@ from prefect_federated.transport.waiting import Call
 
 COLUMNS = frozenset(
     {"round", "kind", "sites", "began", "seconds", "bytes_sent", "bytes_received", "filters"}
-    | {"late", "refused", "left_out", "failures"}
+    | {"late", "refused", "left_out", "failures", "site_metrics"}
 )
 """The table's columns that are no metrics."""
+
+SITES_WITH_METRICS = 16
+"""Sites of a row at most that have their own metrics in it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class RoundReport:
         late: Updates that came too late for their own round, and counted in this one.
         refused: Results since the last row that did not count.
         left_out: Sites that are left out at present, because they failed too often.
+        site_metrics: Site -> its own metrics; empty where more than 16 sites answered.
     """
 
     kind: str
@@ -51,6 +55,7 @@ class RoundReport:
     late: int = 0
     refused: int = 0
     left_out: Sequence[str] = ()
+    site_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @staticmethod
     def of(calls: Sequence[Call], began_at: float) -> "RoundReport":
@@ -75,24 +80,27 @@ class RoundReport:
             failures={r.site: r.reason for r in reports if r.reason is not None},
             filters=_filter_totals(calls),
             late=sum(report.staleness > 0 for report in answered),
+            site_metrics={r.site: dict(r.metrics) for r in answered if r.metrics}
+            if len({report.site for report in answered}) <= SITES_WITH_METRICS
+            else {},
         )
 
     def row(self) -> dict[str, JsonValue]:
         """Returns the report as a flat row of JSON values; metrics have 7 significant digits.
 
         A metric with the name of a column of ours, such as "seconds", becomes "site_seconds". The
-        columns for filters, late and refused results and left-out sites are there where they say
-        something.
+        columns for filters, late and refused results, left-out sites and the sites' own metrics (a
+        JSON object: site -> name -> number) are there where they say something.
         """
-        metrics = {
-            f"site_{name}" if name in COLUMNS else name: float(f"{value:.7g}")
-            for name, value in self.metrics.items()
+        own: dict[str, JsonValue] = {
+            site: dict(_short(metrics)) for site, metrics in self.site_metrics.items()
         }
         rare: dict[str, JsonValue] = {
             "filters": "; ".join(self._filter_lines()),
             "late": self.late,
             "refused": self.refused,
             "left_out": ", ".join(self.left_out),
+            "site_metrics": own,
         }
         return {
             "round": self.round,
@@ -102,7 +110,7 @@ class RoundReport:
             "seconds": round(self.seconds, 4),
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
-            **metrics,
+            **_short(self.metrics),
             **{name: value for name, value in rare.items() if value},
             "failures": "; ".join(f"{site}: {why}" for site, why in self.failures.items()),
         }
@@ -153,6 +161,14 @@ def _filter_totals(calls: Sequence[Call]) -> dict[str, tuple[int, int]]:
             before, after = totals.get(name := f"{row.point} {row.name}", (0, 0))
             totals[name] = before + times * row.bytes_before, after + times * row.bytes_after
     return totals
+
+
+def _short(metrics: Mapping[str, float]) -> dict[str, JsonValue]:
+    """Returns metrics with 7 significant digits, under names that are no column's."""
+    return {
+        f"site_{name}" if name in COLUMNS else name: float(f"{value:.7g}")
+        for name, value in metrics.items()
+    }
 
 
 def _mean_metrics(reports: list[SiteReport]) -> dict[str, float]:

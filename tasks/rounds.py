@@ -11,15 +11,17 @@ A job begins with a model file, the executor's "initialize", or its own snapshot
 rounds, when its models do not become better any more, or when a person says so.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, TypeAlias, Unpack
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Literal, TypeAlias, Unpack
 
 from prefect.logging import get_run_logger
 from pydantic import Field, model_validator
 
-from prefect_federated.messages import Reply, Tensors
+from prefect_federated.aggregators import aggregator
+from prefect_federated.messages import Reply, Tensor, Tensors, Update
 from prefect_federated.tasks.best import Selection, with_best
 from prefect_federated.tasks.choosing import Rule, sample
+from prefect_federated.tasks.cross_site import SiteModels, cross_site_evaluation
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.models import evaluate, initial_model
 from prefect_federated.tasks.parameters import JobParameters
@@ -62,12 +64,49 @@ class TrainingJob(JobParameters):
         description="Rounds after which the job waits until a person resumes it and says whether "
         "it goes on.",
     )
+    cross_site_evaluation: bool = Field(
+        default=False,
+        description="At the end, have each site's model, and the global one, evaluated at every "
+        "site. The sites' models are kept on the server meanwhile, and go to the other sites.",
+    )
 
     @model_validator(mode="after")
     def _patience_needs_a_metric(self) -> "TrainingJob":
         if self.patience is not None and self.best_by is None:
             raise ValueError("patience needs best_by: the metric by which a model is better")
         return self
+
+
+class AggregatingJob(TrainingJob):
+    """The parameters of a job that can choose how the sites' models become one."""
+
+    aggregator: Literal["weighted_mean", "median", "trimmed_mean", "krum", "multi_krum"] = Field(
+        default="weighted_mean",
+        description="How the sites' models become one: their mean by numbers of examples, or one "
+        "that bears sites which send poison, and holds all models of a round in memory.",
+    )
+    byzantine: int = Field(
+        default=1,
+        ge=0,
+        description="Sites that may send poison, for 'krum' and 'multi_krum': fewer than "
+        "(sites - 2) / 2.",
+    )
+    trim: float = Field(
+        default=0.2,
+        ge=0,
+        lt=0.5,
+        description="Share of the sites that 'trimmed_mean' leaves out at each end, for each "
+        "number of the model.",
+    )
+
+    def aggregate(self, replies: Iterable[Reply]) -> dict[str, Tensor]:
+        """Returns the tensors that a round's updates become.
+
+        Raises:
+            UpdateRejected: too few updates for the aggregator, or they are not alike.
+        """
+        named = aggregator(self.aggregator, byzantine=self.byzantine, trim=self.trim)
+        return named(replies)
 
 
 class Rounds:
@@ -88,6 +127,7 @@ class Rounds:
         )
         """The rule by which a round's sites are chosen; None for all."""
         self._selection = Selection(fed, job.best_by, job.patience) if job.best_by else None
+        self._site_models = SiteModels(fed) if job.cross_site_evaluation else None
         self._read: Replies | RelayReplies | None = None
 
     @property
@@ -121,7 +161,10 @@ class Rounds:
     def reading(self, replies: Replies | RelayReplies) -> Iterator[Reply]:
         """Yields the replies to a call that the flow has made itself, and notes its report."""
         self._read = replies
-        yield from replies
+        if self._site_models is None:
+            yield from replies
+        else:
+            yield from self._site_models.keeping(replies, self.number, self._model_in)
 
     def done(self, model: Tensors, extra: Mapping[str, Tensors] | None = None) -> None:
         """Ends a round with its new model: it may be the best one, and is written as a snapshot.
@@ -145,6 +188,8 @@ class Rounds:
     def finish(self) -> ModelRef:
         """Has the sites evaluate the last model, publishes it, and returns where it is.
 
+        With `cross_site_evaluation` they evaluate each other's models, too.
+
         Raises:
             SnapshotFailed: it could not be written.
             StaleController: a newer attempt of the job has taken over.
@@ -152,7 +197,13 @@ class Rounds:
         metrics = evaluate(self.fed, self.state.model)
         if self._selection is not None:
             self._selection.at_the_end(self.state, metrics)
+        if self._site_models is not None:
+            cross_site_evaluation(self.fed, self._site_models, self.state.model, self.state.round)
         return with_best(publish(self.state), self._selection)
+
+    def _model_in(self, update: Update) -> Tensors:
+        """Returns an update's tensors without those that are no part of the model."""
+        return {name: array for name, array in update.tensors.items() if name in self.state.model}
 
     def _goes_on(self) -> bool:
         selection = self._selection

@@ -18,6 +18,7 @@ from prefect_federated.transport.hub import Hub
 from prefect_federated.transport.inproc import InprocEndpoint, Labels, Watcher
 from prefect_federated.transport.loops import LoopEndpoint
 from prefect_federated.transport.process_runner import ProcessRunner
+from prefect_federated.transport.signals import Moment
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Simulation:
         dask_address: A Dask scheduler's address; a cluster on this machine if None.
         labels: Labels of sites, by site.
         watcher: Makes what is told of the sites' progress, of the job's rounds.
+        listener: Is told of the hub's moments; must not block.
+        tensorboard: Folder for TensorBoard's event files; what the settings say if None.
     """
 
     sites: tuple[str, ...]
@@ -46,6 +49,8 @@ class Simulation:
     dask_address: str | None = None
     labels: Labels = field(default_factory=dict)
     watcher: Callable[[int | None], Watcher] | None = None
+    listener: Callable[[Moment], None] | None = None
+    tensorboard: Path | None = None
 
 
 _simulation: ContextVar[Simulation | None] = ContextVar("simulation", default=None)
@@ -103,6 +108,8 @@ def simulated(job: JobParameters, simulation: Simulation) -> Iterator[Hub]:
         max_failures=job.max_failures,
         updates_in_memory=job.updates_in_memory,
     )
+    if simulation.listener is not None:
+        hub.listeners.append(simulation.listener)
     with _endpoint(hub, sites, simulation, getattr(job, "rounds", None)):
         try:
             _wait_for_sites(job, hub)

@@ -17,6 +17,7 @@ from prefect_federated.agents.client_hello import is_decided, server_name
 from prefect_federated.errors import ProtocolError
 from prefect_federated.frames import Frame, Limits, body_of, control, start
 from prefect_federated.transport.frame_reader import FrameReader
+from prefect_federated.transport.notes import as_body, notes_of
 from prefect_federated.wire import Incoming, begin
 
 SMALL = Limits(message_bytes=1 << 20, head_bytes=1 << 16, tensors=50, dimensions=8)
@@ -79,6 +80,61 @@ def check_decoder(body: bytes, parts: Sequence[bytes]) -> None:
     except ProtocolError:
         return
     assert incoming.payload_bytes == sum(map(len, parts))
+
+
+# What a site says while it works
+
+names = st.sampled_from(["loss", "", "a\nb", "x" * 201, "\ud800"]) | st.text(max_size=5)
+values = st.sampled_from(["nan", "inf", "-inf", "NaN", 10**400, True, 1e309]) | json_values
+numbers = st.floats() | st.integers() | json_values
+entries_of_notes = st.fixed_dictionaries(
+    {"time": st.floats(0, 1e11) | numbers},
+    optional={
+        "metrics": st.dictionaries(names, values | st.floats(), max_size=3) | json_values,
+        "step": numbers,
+        "progress": st.tuples(numbers, numbers, names).map(list) | json_values,
+        "more": json_values,
+    },
+)
+possible = st.fixed_dictionaries(
+    {
+        "time": st.floats(0, 1e10),
+        "metrics": st.dictionaries(
+            st.text("ab é", min_size=1, max_size=3),
+            st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(["nan", "-inf"]),
+            min_size=1,
+            max_size=3,
+        ),
+        "step": st.none() | st.integers(-5, 5),
+    }
+) | st.just({"time": 0, "progress": [1, 2.5, "epoch"]})
+bodies_of_notes = st.one_of(
+    st.fixed_dictionaries(
+        {"id": st.text(max_size=5), "notes": st.lists(possible, max_size=3)},
+        optional={"dropped": st.integers(0, 9)},
+    ),
+    st.fixed_dictionaries(
+        {"id": st.text(max_size=5) | json_values},
+        optional={
+            "notes": st.lists(possible | entries_of_notes, max_size=3) | json_values,
+            "dropped": numbers,
+        },
+    ),
+)
+
+
+def check_notes(body: Mapping[str, Any]) -> None:
+    """Any body gives notes that are as they must be, and travel again, or a `ProtocolError`."""
+    try:
+        notes = notes_of(body_of(frame(Frame.NOTES, json.dumps(body).encode())))
+    except ProtocolError:
+        return
+    for note in notes.notes:
+        assert bool(note.metrics) == (note.progress is None)
+        assert all(name.isprintable() for name in note.metrics)
+        assert all(isinstance(value, float) for value in note.metrics.values())
+    again = notes_of(body_of(control(Frame.NOTES, as_body(notes))))
+    assert repr(again) == repr(notes)  # NaN is not itself
 
 
 # The frames of a connection
@@ -192,6 +248,7 @@ def check_client_hello(received: bytes, more: bytes) -> None:
 
 TARGETS: Mapping[str, tuple[Callable[..., None], tuple[SearchStrategy[Any], ...]]] = {
     "decoder": (check_decoder, (bodies, chunks)),
+    "notes": (check_notes, (bodies_of_notes,)),
     "frame reader": (check_frame_reader, (streams, cuts)),
     "client hello": (check_client_hello, (hellos, st.binary(max_size=50))),
 }

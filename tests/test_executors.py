@@ -1,7 +1,9 @@
 """How an executor is found by its import path, and how a site runs it."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from prefect_federated.executors import (
     site_seed,
     site_tasks,
 )
-from prefect_federated.messages import Tensors, Update
+from prefect_federated.messages import Note, Tensors, Update
 
 MODEL: Tensors = {"w": np.ones(2)}
 HEADER = "from prefect_federated import Update, executor, site_tasks\n"
@@ -269,3 +271,86 @@ def test_a_number_of_the_config_is_a_number(tmp_path: Path) -> None:
     for key in ("epochs", "fast"):
         with pytest.raises(ConfigurationError, match=f"'{key}' is"):
             here.number(key, 1)
+
+
+class Heard:
+    """A stream that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+
+    def tell(self, note: Note) -> None:
+        self.notes.append(note)
+
+
+def test_what_a_task_says_goes_to_its_own_stream_with_its_kind_and_round(tmp_path: Path) -> None:
+    streams = [Heard(), Heard()]
+    tasks = [replace(task(number), stream=stream) for number, stream in enumerate(streams, 1)]
+
+    def train(model: Tensors, site: Site) -> Update:
+        site.log_metrics({"loss": np.float32(0.5)}, np.int64(3))  # type: ignore[dict-item, arg-type]
+        site.progress(1, 4)
+        return Update(model)
+
+    with pytest.raises(JobEnded):
+        serve(LoadedExecutor("trial", {"train": train}), site(tmp_path), TrialLink(*tasks))
+    for number, stream in enumerate(streams, 1):
+        logged, progress = stream.notes
+        assert (logged.kind, logged.round) == (progress.kind, progress.round) == ("train", number)
+        assert (logged.metrics, logged.step, logged.progress) == ({"loss": 0.5}, 3, None)
+        assert (progress.metrics, progress.progress) == ({}, (1.0, 4.0, "epoch"))
+        assert 0 <= progress.time - logged.time < 60
+
+
+def test_the_loop_form_speaks_through_its_tasks_site(tmp_path: Path) -> None:
+    stream = Heard()
+
+    def loop() -> None:
+        for one in site_tasks():
+            one.site.log_metrics({"loss": 0.5, "odd": float("nan")})
+            one.reply(one.model)
+
+    link = TrialLink(replace(task(1), stream=stream))
+    with pytest.raises(JobEnded):
+        serve(LoadedExecutor("trial", loop=loop), site(tmp_path), link)
+    (note,) = stream.notes
+    assert note.metrics["loss"] == 0.5
+    assert math.isnan(note.metrics["odd"])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "step"),
+    [
+        ({"loss": "high"}, None),
+        ({"loss": np.zeros(2)}, None),
+        ({"loss": None}, None),
+        ([0.5], None),
+        ({"loss": 10**400}, None),
+        ({"loss": 0.5}, "first"),
+        ({"loss": 0.5}, float("inf")),
+    ],
+)
+def test_a_metric_that_is_no_number_is_said_at_the_site_and_fails_no_training(
+    metrics: object, step: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Heard()
+    replace(site(tmp_path), stream=stream).log_metrics(metrics, step)  # type: ignore[arg-type]
+    assert stream.notes == []
+    assert "log_metrics was given what is no number" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("done", "total"), [(1, 0), (-1, 3), (1, float("inf")), (float("nan"), 3), (None, 3)]
+)
+def test_progress_that_is_none_is_said_at_the_site_and_fails_no_training(
+    done: float, total: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Heard()
+    replace(site(tmp_path), stream=stream).progress(done, total)
+    assert stream.notes == []
+    assert "progress" in caplog.text
+
+
+def test_a_site_without_a_stream_may_speak(tmp_path: Path) -> None:
+    site(tmp_path).log_metrics({"loss": 0.5}, step=1)
+    site(tmp_path).progress(1, 2)

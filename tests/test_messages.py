@@ -1,6 +1,7 @@
 """Messages, and updates on their way into one and out of it."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,29 @@ def test_an_update_comes_out_of_its_message_as_it_went_in() -> None:
     assert got == dataclasses.replace(sent, site="site-1")
 
 
+def test_buffers_are_named_in_the_header_and_only_where_there_are_some() -> None:
+    tensors = {"w": np.ones(3), "mean": np.zeros(3), "count": np.zeros((), "i8")}
+    sent = Update(tensors, buffers=("mean", "count"))
+    message = message_of("1.1", sent)
+    assert message.header["buffers"] == ["mean", "count"]
+    assert update_of("site-1", message).buffers == ("mean", "count")
+    assert "buffers" not in message_of("1.1", Update(tensors)).header
+    assert update_of("site-1", message_of("1.1", Update(tensors))).buffers == ()
+
+
+def test_a_buffer_that_a_filter_took_out_is_none_any_more() -> None:
+    message = message_of("1.1", Update({"w": np.ones(3), "mean": np.zeros(3)}, buffers=("mean",)))
+    excluded = Message(message.header, {"w": message.tensors["w"]})
+    assert update_of("site-1", excluded).buffers == ()
+
+
+@pytest.mark.parametrize("buffers", ["mean", {"mean": 1}, [1], [None], ["a\nb"], ["w"] * 100_001])
+def test_buffers_that_are_no_names_of_tensors_are_refused(buffers: Any) -> None:
+    message = Message({"id": "1.1", "buffers": buffers}, {"w": np.ones(3)})
+    with pytest.raises(UpdateRejected, match="'site-1' sent buffers that are not a list"):
+        update_of("site-1", message)
+
+
 def test_a_site_cannot_claim_another_name() -> None:
     message = message_of("1.1", Update(site="site-2"))
     assert update_of("site-1", message).site == "site-1"
@@ -52,6 +76,7 @@ def test_scalars_of_a_framework_are_numbers_and_scalar_tensors_are_arrays() -> N
         (Update(metrics={"auc": "good"}), "the metric 'auc' is a str"),  # type: ignore[dict-item]
         (Update(metrics_weight=float("nan")), "the metrics' weight is nan"),
         (Update({"w": [1, 2]}), "tensor 'w' is a list; give a NumPy array"),  # type: ignore[dict-item]
+        (Update({"w": np.ones(1)}, buffers=("mean",)), "the buffer 'mean' is none of the update's"),
         (Update(blobs={"b": "text"}), "the blob 'b' is a str; give bytes"),  # type: ignore[dict-item]
     ],
 )

@@ -22,11 +22,12 @@ def _backing(array: np.ndarray) -> type:
 
 
 def test_nothing_needs_to_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KIT", "DATA", "STATE", "ENDPOINT_HOST", "MAX_MESSAGE_BYTES"):
+    for name in ("KIT", "DATA", "STATE", "ENDPOINT_HOST", "MAX_MESSAGE_BYTES", "TENSORBOARD"):
         monkeypatch.delenv(f"PREFECT_FEDERATED_{name}", raising=False)
     settings = Settings()
     assert (settings.kit, settings.endpoint_host) == (None, "127.0.0.1")
     assert settings.limits == Limits()
+    assert settings.tensorboard is None
 
 
 def test_the_environment_sets_the_kit_and_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

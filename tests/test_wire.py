@@ -198,7 +198,7 @@ def test_a_body_that_is_no_json_object_is_a_protocol_error(body: bytes) -> None:
 
 def test_a_frame_of_an_unknown_kind_names_the_protocol_version() -> None:
     for unknown in (b"", b"?", b"\x00rest"):
-        with pytest.raises(ProtocolError, match="protocol version 2"):
+        with pytest.raises(ProtocolError, match="protocol version 3"):
             kind_of(unknown)
 
 

@@ -12,7 +12,7 @@ from prefect_federated.errors import FederatedError, QuorumNotReached
 from prefect_federated.messages import Message, Update
 from prefect_federated.transport.calls import CallTerms
 from prefect_federated.transport.hub import Hub
-from prefect_federated.transport.signals import Hello, Outgoing
+from prefect_federated.transport.signals import Hello, Moment, Outgoing, SiteNotes
 from prefect_federated.transport.waiting import Call
 from prefect_federated.wire import begin, specs_of
 
@@ -33,6 +33,9 @@ class Controller:
             "job", epoch, federation.names, world.clock,
             max_failures=chance.choice([None, 1, 2, 3]),
         )  # fmt: skip
+        self.hub.listeners.append(self._hear)
+        self._speaker = ("", "")
+        self._intruders: list[str] = []  # a hub goes on whatever its listeners raise
         self._asked: dict[str, set[str]] = {}
         self._late: dict[str, float] = {}
         self._call: Call | None = None
@@ -86,6 +89,20 @@ class Controller:
             fill(incoming, payload)
             self.hub.deliver(link.attachment, incoming)
         self.look()
+
+    def note(self, link: Connection, notes: SiteNotes) -> None:
+        """Takes what a site says while it works."""
+        if self.is_alive and link.attachment is not None:
+            self._speaker = (link.site.name, notes.id)
+            self.hub.note(link.attachment, notes)
+
+    def _hear(self, moment: Moment) -> None:
+        if moment.name == "metrics_logged":
+            site, task = self._speaker
+            is_asked = site in self._asked.get(task, set()) or moment.detail["kind"] == "evaluate"
+            if site != moment.site or not is_asked:
+                self._intruders.append(f"{site} speaks of {task} as {moment.site}")
+            self.federation.notes += 1
 
     def expect_payload(self, link: Connection, task: str) -> None:
         """A site is about to send the payload of an update."""
@@ -239,8 +256,9 @@ class Controller:
         self.round = self._terms.round
         world.later(world.chance.expovariate(2), self.next_round)
 
-    def check_deadline(self) -> None:
-        """Requires that the open call is not older than it may be."""
+    def check(self) -> None:
+        """Requires that no site spoke of what it was not asked, and no call is open too long."""
+        self.world.require(not self._intruders, "; ".join(self._intruders))
         if self.is_alive and self._call is not None and self._reading is None:
             end = self._call.record.started + self._terms.timeout_s
             late = self.world.now > end + 1 and self._call.record.waiting

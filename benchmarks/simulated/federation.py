@@ -24,6 +24,7 @@ class SimulatedFederation:
         self.counted: set[float] = set()
         self.is_completed = False
         self.steps = 0
+        self.notes = 0  # that controllers have taken
         self.controllers: list[Controller] = []
         self._made: dict[float, tuple[str, str]] = {}
         self._epochs = 0
@@ -42,7 +43,7 @@ class SimulatedFederation:
         while not self.is_completed and world.step():
             self.steps += 1
             for controller in self.controllers:
-                controller.check_deadline()
+                controller.check()
             world.require(world.now < PATIENCE_S, "the job does not come to an end in calm weather")
         world.require(self.is_completed, "nothing happens any more, and the job is not completed")
 

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.simulated.connection import SILENCE_S, Connection, fill
 from benchmarks.simulated.world import World
 from prefect_federated.errors import FederatedError
-from prefect_federated.messages import Update
+from prefect_federated.messages import Note, Update
 from prefect_federated.transport.session import Session
 from prefect_federated.transport.signals import (
     FromSite,
@@ -19,6 +19,7 @@ from prefect_federated.transport.signals import (
     SendEnd,
     SendGo,
     SendTask,
+    SiteNotes,
     SiteOffer,
     SitePayload,
 )
@@ -89,6 +90,9 @@ class SimulatedSite:
             self.world.later(self.world.chance.uniform(0.2, 3), self.dial)
 
     def _send(self, link: Connection, item: FromSite) -> None:
+        if isinstance(item, SiteNotes):
+            link.carry("up", lambda: link.controller.note(link, item))
+            return
         head = item.update.head
         if isinstance(item, SiteOffer):
             link.carry("up", lambda: link.controller.offer(link, head))
@@ -170,5 +174,8 @@ class SimulatedSite:
             if self.world.happens(0.03):
                 tensors = {"x": np.zeros(2)} if what < 0.5 else {"w": np.full(size, np.nan)}
             message = message_of(number, Update(tensors))
-        self.session.reply(number, encode(Frame.UPDATE, message))
+        said = SiteNotes(number, (Note(self.world.now, {"epoch": 1.0}),))
+        if what < 0.5:
+            self.session.tell(said)
+        self.session.reply(number, encode(Frame.UPDATE, message), [said] if what < 0.2 else [])
         self._work()

@@ -37,3 +37,4 @@ def read(site: Site) -> TrainTest:
 digits = TorchExecutor(build, read, lr=0.1, epochs=2, batch_size=16)
 # By these names a job finds them when it names the module alone: executor=digits
 initialize, train, evaluate = digits.initialize, digits.train, digits.evaluate
+scaffold, ditto = digits.scaffold, digits.ditto

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import cyclopts
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.datasets import load_digits
+
+from prefect_federated.errors import ConfigurationError
+from prefect_federated.partitioners import partition
 
 TEST_SHARE = 0.2
 
 
 def divide(
-    folder: Path, sites: int | Sequence[str] = 4, alpha: float = 1.0, seed: int = 0
+    folder: Path,
+    sites: int | Sequence[str] = 4,
+    alpha: float = 1.0,
+    seed: int = 0,
+    partitioner: str = "dirichlet",
+    labels_each: int = 2,
 ) -> dict[str, Path]:
     """Writes `<folder>/<site>/digits.npz` for each site; returns site -> its folder.
 
@@ -27,6 +34,11 @@ def divide(
         alpha: Of the Dirichlet distribution: 100 gives nearly even shares of each digit, 0.1 gives
             most of a digit's images to one site.
         seed: The same seed gives the same shares.
+        partitioner: "dirichlet", "iid", "by_quantity" or "shards".
+        labels_each: Of "shards": about how many digits a site has.
+
+    Raises:
+        ConfigurationError: an unknown partitioner, or shares that it cannot make.
     """
     names = [f"site-{n}" for n in range(1, sites + 1)] if isinstance(sites, int) else list(sites)
     digits = load_digits()
@@ -35,10 +47,11 @@ def divide(
     random = np.random.default_rng(seed)
     order = random.permutation(len(labels))
     test, train = np.split(order, [round(TEST_SHARE * len(order))])
+    shares = partition(
+        partitioner, labels[train], len(names), alpha=alpha, labels_each=labels_each, seed=random
+    )
     folders = {}
-    for name, share in zip(
-        names, dirichlet_shares(labels[train], len(names), alpha, random), strict=True
-    ):
+    for name, share in zip(names, shares, strict=True):
         own = train[share]
         folders[name] = folder / name
         folders[name].mkdir(parents=True, exist_ok=True)
@@ -52,46 +65,42 @@ def divide(
     return folders
 
 
-def dirichlet_shares(
-    labels: NDArray[np.int64],
-    shares: int,
-    alpha: float,
-    random: np.random.Generator,
-    at_least: int = 10,
-) -> list[NDArray[np.int64]]:
-    """Returns, for each share, the rows of `labels` in it; each row is in exactly one share.
+def command(
+    folder: Path,
+    sites: int = 4,
+    alpha: float = 1.0,
+    seed: int = 0,
+    partitioner: str = "dirichlet",
+    labels_each: int = 2,
+    picture: Path | None = None,
+) -> None:
+    """Divides scikit-learn's digits between sites, into a folder a site.
 
-    Each label's rows are cut in proportions drawn from a Dirichlet distribution, again until each
-    share has `at_least` rows.
-
-    Raises:
-        ValueError: no draw of 1,000 gave each share enough rows.
-
-    Source: Hsu, Qi and Brown 2019, arXiv 1909.06335, section 3; they draw for each site the
-    proportions of the labels, we draw for each label the proportions of the sites.
+    Args:
+        folder: Where the sites' folders go.
+        sites: How many.
+        alpha: Of the partitioners dirichlet and by_quantity: the smaller, the less even.
+        seed: The same seed gives the same shares.
+        partitioner: dirichlet, iid, by_quantity or shards.
+        labels_each: Of the partitioner shards: about how many digits a site has.
+        picture: A PNG to draw the split into.
     """
-    for _ in range(1_000):
-        pieces: list[list[NDArray[np.int64]]] = [[] for _ in range(shares)]
-        for label in np.unique(labels):
-            rows = random.permutation(np.flatnonzero(labels == label))
-            proportions = random.dirichlet(np.full(shares, alpha))
-            cuts = np.round(np.cumsum(proportions)[:-1] * len(rows)).astype(int)
-            for piece, part in zip(pieces, np.split(rows, cuts), strict=True):
-                piece.append(part)
-        joined = [np.sort(np.concatenate(piece)) for piece in pieces]
-        if min(len(rows) for rows in joined) >= at_least:
-            return joined
-    raise ValueError(
-        f"no draw gave each of {shares} shares {at_least} of {len(labels)} rows with "
-        f"alpha={alpha}. Take fewer sites or a larger alpha."
-    )
-
-
-def command(folder: Path, sites: int = 4, alpha: float = 1.0, seed: int = 0) -> None:
-    """Divides scikit-learn's digits between sites, into a folder a site."""
-    for name, own in divide(folder, sites, alpha, seed).items():
+    try:
+        folders = divide(folder, sites, alpha, seed, partitioner, labels_each)
+    except ConfigurationError as error:
+        raise SystemExit(str(error)) from None
+    labels = {}
+    for name, own in folders.items():
         with np.load(own / "digits.npz") as arrays:
-            print(f"{name}: {np.bincount(arrays['train_y'], minlength=10)} images of each digit")
+            labels[name] = arrays["train_y"]
+        print(f"{name}: {np.bincount(labels[name], minlength=10)} images of each digit")
+    if picture is not None:
+        from prefect_federated.adapters.split_picture import split_png  # needs matplotlib
+
+        ends = np.cumsum([len(own) for own in labels.values()])
+        parts = np.split(np.arange(ends[-1]), ends[:-1])
+        every = np.concatenate(list(labels.values()))
+        picture.write_bytes(split_png(every, parts, names=list(labels), title=partitioner))
 
 
 if __name__ == "__main__":

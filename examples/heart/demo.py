@@ -89,7 +89,9 @@ class Rounds:
                 yield _row(
                     found["what"].removeprefix("round "), found["sites"], found["seconds"],
                     found["sent"], found["received"],
-                    metrics.get("loss", ""), metrics.get("accuracy", ""),
+                    # before training, and at the end of the job
+                    metrics.get("val_loss") or metrics.get("loss", ""),
+                    metrics.get("val_accuracy") or metrics.get("accuracy", ""),
                 )  # fmt: skip
 
 

@@ -124,3 +124,4 @@ def _impute_and_scale(
 heart = TorchExecutor(build, read, lr=0.1, epochs=1, batch_size=16)
 # By these names a job finds them when it names the module alone: executor=heart
 initialize, train, evaluate = heart.initialize, heart.train, heart.evaluate
+scaffold, ditto = heart.scaffold, heart.ditto

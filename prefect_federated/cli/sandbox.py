@@ -26,6 +26,13 @@ def start(
         tuple[Path, ...],
         cyclopts.Parameter(help="Folder to import executors from, beside what is installed."),
     ] = (),
+    tensorboard: Annotated[
+        bool,
+        cyclopts.Parameter(
+            help="Write the jobs' metrics for TensorBoard, into `tensorboard` in --folder "
+            "(needs prefect-federated[tensorboard])."
+        ),
+    ] = False,
 ) -> None:
     """Provision and start a server and sites: real processes, mutual TLS, loopback only."""
     from prefect_federated.agents.sandbox import start_sandbox
@@ -36,7 +43,7 @@ def start(
         if sites.isdigit()
         else sites.split(",")
     )
-    sandbox = start_sandbox(folder, names, data, code, say=console.print)
+    sandbox = start_sandbox(folder, names, data, code, console.print, tensorboard)
     console.print(f"\nready: {', '.join(names)}")
     kit = sandbox.kit_folder()
     console.print(
@@ -47,6 +54,8 @@ def start(
         f"Prefect UI: {sandbox.ui_url}  (import {kit / 'browser.p12'} into the browser first; its "
         f"password is in {kit / 'browser-password.txt'})"
     )
+    if tensorboard:
+        console.print(f"TensorBoard: tensorboard --logdir {sandbox.tensorboard}")
     console.print(f"Stop it:    prefect-federated sandbox stop --folder {folder}")
 
 

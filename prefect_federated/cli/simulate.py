@@ -61,6 +61,13 @@ def simulate_command(
         tuple[str, ...],
         cyclopts.Parameter(help="A parameter of the flow, name=value; JSON where it is JSON."),
     ] = (),
+    tensorboard: Annotated[
+        Path | None,
+        cyclopts.Parameter(
+            help="Folder for TensorBoard's event files; `tensorboard --logdir FOLDER` shows the "
+            "sites side by side (needs prefect-federated[tensorboard])."
+        ),
+    ] = None,
 ) -> None:
     """Run a job on virtual sites: what runs here runs in a federation unchanged."""
     from prefect_federated.agents.simulator import simulate
@@ -69,7 +76,7 @@ def simulate_command(
         logging.WARNING
     )  # a line a round is enough
     names = None if sites is None else int(sites) if sites.isdigit() else sites.split(",")
-    with showing_progress() as watcher:
+    with showing_progress() as progress:
         result = simulate(
             flow,
             sites=names,
@@ -81,7 +88,9 @@ def simulate_command(
             code=code,
             output=output,
             parameters=dict(_parameter(text) for text in param),
-            watcher=watcher,
+            watcher=None if progress is None else progress.watcher,
+            listener=None if progress is None else progress.told,
+            tensorboard=tensorboard,
         )
     console = Console(file=sys.stdout)
     if result.metrics:
@@ -91,6 +100,7 @@ def simulate_command(
 
 _NOT_METRICS = (
     "round", "kind", "sites", "began", "seconds", "bytes_sent", "bytes_received", "failures",
+    "site_metrics",
 )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ from typing import Self, TypeVar
 
 from prefect_federated.errors import ConfigurationError, FilterFailed, UpdateRejected
 from prefect_federated.filters.difference import Difference
-from prefect_federated.filters.exclude import Exclude
+from prefect_federated.filters.exclude import ByName
+from prefect_federated.filters.own import Own
 from prefect_federated.filters.passage import Filter, Passage, Point
 from prefect_federated.filters.specs import ENCODINGS, FilterSpec
 from prefect_federated.messages import JsonValue, Message
@@ -47,7 +48,8 @@ class Filters:
 
     Encodings (cast, int8, top_k) come last where a message leaves, because what stands after them
     would see bytes instead of tensors; at the other end `decode` undoes them before the filters
-    there run.
+    there run. A site's own tensors (own) are put in last before the executor, and taken out first
+    after it, wherever the list has them.
 
     >>> filters = Filters.of([{"filter": "cast", "at": "leaving_server", "to": "float16"}])
     >>> filters.to_json()
@@ -57,7 +59,7 @@ class Filters:
     """
 
     def __init__(self, steps: Iterable[_Step] = ()) -> None:
-        self._steps = tuple(steps)
+        self._steps = tuple(sorted(steps, key=_from_the_executor))
         for point in Point:
             _check_order(self._chain(point))
 
@@ -85,10 +87,11 @@ class Filters:
             for spec in specs
         ]
         here = frozenset(points)
-        steps = [
-            _Step(spec.at, spec, spec.build() if spec.at in here or _is_own(spec) else None)
-            for spec in read
-        ]
+        steps = []
+        for spec in read:
+            is_here = _is_own(spec) or not here.isdisjoint(spec.points)
+            built = spec.build() if is_here else None
+            steps += [_Step(point, spec, built) for point in spec.points]
         plain = [
             _Step(point, None, filter)
             for point, chain in (functions or {}).items()
@@ -109,7 +112,8 @@ class Filters:
         values: list[JsonValue] = []
         for step in self._steps:
             if step.spec is not None:
-                values.append(step.spec.to_json())
+                if step.at is step.spec.points[0]:  # an entry may stand at several
+                    values.append(step.spec.to_json())
             elif step.at in SITE_POINTS:
                 raise ConfigurationError(
                     f"filter {step.name!r} at {step.at.value!r} is a plain function, which cannot "
@@ -123,9 +127,10 @@ class Filters:
         return any(step.covers(kind) for step in self._chain(point))
 
     def expected(self, named: Mapping[str, Value], kind: str = "train") -> dict[str, Value]:
-        """Returns what of the model's tensors an update must hold, as far as `exclude` decides.
+        """Returns what of the model's tensors an update must hold, as far as names decide.
 
-        That is: what reaches the executor, less what its site takes out before sending.
+        That is: what reaches the executor, less what its site takes out before sending (`exclude`,
+        `own`).
 
         Args:
             named: Anything by tensor name: the model's specs, or its tensors.
@@ -134,7 +139,7 @@ class Filters:
         left = dict(named)
         for point in (Point.LEAVING_SERVER, *SITE_POINTS):
             for step in self._chain(point):
-                if isinstance(step.filter, Exclude) and step.covers(kind):
+                if isinstance(step.filter, ByName) and step.covers(kind):
                     left = step.filter.remaining(left)
         return left
 
@@ -188,6 +193,12 @@ def _failure(step: _Step, passage: Passage, reason: str) -> FilterFailed | Updat
     if step.at is Point.ENTERING_SERVER:
         return UpdateRejected(f"the update of site {passage.site!r}: {where}: {reason}.")
     return FilterFailed(f"{where}: {reason}.")
+
+
+def _from_the_executor(step: _Step) -> int:
+    if not isinstance(step.filter, Own):
+        return 0
+    return -1 if step.at is Point.LEAVING_SITE else 1
 
 
 def _is_own(spec: FilterSpec) -> bool:

@@ -1,4 +1,4 @@
-"""Tensors that do not travel."""
+"""Tensors that do not travel, by their names."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -7,29 +7,23 @@ from typing import ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_federated.filters.passage import Passage
-from prefect_federated.messages import Message
+from prefect_federated.messages import JsonValue, Message
 
 Value = TypeVar("Value")
 
 
-class Exclude(BaseModel):
-    """Takes tensors out of a message by their names' patterns, such as `head.*`.
+class ByName(BaseModel):
+    """Names tensors by patterns, such as `head.*`.
 
-    In a pattern `*` stands for any characters, `?` for one, `[ab]` for one of these. Whoever
-    receives the message keeps its own tensors of these names.
+    In a pattern `*` stands for any characters, `?` for one, `[ab]` for one of these.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: ClassVar[str] = "exclude"
 
     names: tuple[str, ...] = Field(min_length=1, description="Patterns of names to take out.")
     keep: tuple[str, ...] = Field(
         default=(), description="Patterns of names that stay all the same, such as `*.lora_*`."
     )
-
-    def __call__(self, message: Message, passage: Passage) -> Message:
-        """Returns the message without these tensors."""
-        return Message(message.header, self.remaining(message.tensors), message.blobs)
 
     def remaining(self, named: Mapping[str, Value]) -> dict[str, Value]:
         """Returns what is left of anything that has tensors' names as its keys.
@@ -37,9 +31,32 @@ class Exclude(BaseModel):
         >>> Exclude(names=("head.*",)).remaining({"head.bias": 1, "body.bias": 2})
         {'body.bias': 2}
         """
-        return {name: value for name, value in named.items() if not self._excludes(name)}
+        return {name: value for name, value in named.items() if not self.takes(name)}
 
-    def _excludes(self, name: str) -> bool:
+    def takes(self, name: str) -> bool:
+        """Returns whether this name is taken out."""
         if any(fnmatchcase(name, pattern) for pattern in self.keep):
             return False
         return any(fnmatchcase(name, pattern) for pattern in self.names)
+
+    def without(self, message: Message) -> Message:
+        """Returns the message without these tensors, which its header does not name any more."""
+        left, header = self.remaining(message.tensors), dict(message.header)
+        buffers = header.pop("buffers", None)
+        if isinstance(buffers, list):
+            still: list[JsonValue] = [name for name in buffers if name in left]
+            header |= {"buffers": still} if still else {}
+        return Message(header, left, message.blobs)
+
+
+class Exclude(ByName):
+    """Takes tensors out of a message by their names' patterns, such as `head.*`.
+
+    Whoever receives the message keeps its own tensors of these names.
+    """
+
+    name: ClassVar[str] = "exclude"
+
+    def __call__(self, message: Message, passage: Passage) -> Message:
+        """Returns the message without these tensors."""
+        return self.without(message)

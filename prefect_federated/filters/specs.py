@@ -20,15 +20,16 @@ from prefect_federated.filters.clip import Clip
 from prefect_federated.filters.difference import Difference
 from prefect_federated.filters.exclude import Exclude
 from prefect_federated.filters.int8 import Int8
+from prefect_federated.filters.own import Own
 from prefect_federated.filters.passage import Filter, Point, is_filter, is_marked
 from prefect_federated.filters.top_k import TopK
 from prefect_federated.messages import JsonValue
 
-OwnFilter: TypeAlias = Cast | Clip | Difference | Exclude | Int8 | TopK
+OwnFilter: TypeAlias = Cast | Clip | Difference | Exclude | Int8 | Own | TopK
 ENCODINGS = (Cast, Int8, TopK)
 
 _OWN: Mapping[str, type[OwnFilter]] = {
-    own.name: own for own in (Cast, Clip, Difference, Exclude, Int8, TopK)
+    own.name: own for own in (Cast, Clip, Difference, Exclude, Int8, Own, TopK)
 }
 _LEAVING = (Point.LEAVING_SERVER, Point.LEAVING_SITE)
 _OF_UPDATES = (Point.LEAVING_SITE, Point.ENTERING_SERVER)
@@ -40,6 +41,7 @@ _POINTS: Mapping[type[OwnFilter], tuple[Point, ...]] = {
     Difference: (Point.LEAVING_SITE,),
     Exclude: tuple(Point),
 }
+_FIXED = {Own.name: (Point.LEAVING_SITE, Point.ENTERING_SITE)}
 
 
 class FilterSpec(BaseModel):
@@ -60,7 +62,11 @@ class FilterSpec(BaseModel):
         description=f"{', '.join(sorted(_OWN))}, or an import path 'package.module:name' of what "
         "is marked with @message_filter."
     )
-    at: Point = Field(description="The point on a message's way where the filter stands.")
+    at: Point | None = Field(
+        default=None,
+        description="The point on a message's way where the filter stands; left out for 'own', "
+        "which stands at both points of a site.",
+    )
     kinds: tuple[str, ...] | None = Field(
         default=None,
         description="Kinds of site task that it is for. If empty: all, but 'initialize' only for "
@@ -93,6 +99,15 @@ class FilterSpec(BaseModel):
             raise ConfigurationError(_explained(str(value["filter"]), error)) from error
         if spec.filter in _OWN:
             spec.build()
+        if spec.filter in _FIXED:
+            if spec.at is not None:
+                raise ConfigurationError(
+                    f"filter {spec.filter!r} stands at "
+                    f"{' and '.join(_FIXED[spec.filter])}; leave out 'at'."
+                )
+        elif spec.at is None:
+            raise ConfigurationError(f"filter {spec.filter!r}: the argument 'at' is missing.")
+        elif spec.filter in _OWN:
             allowed = _POINTS[_OWN[spec.filter]]
             if spec.at not in allowed:
                 raise ConfigurationError(
@@ -100,6 +115,11 @@ class FilterSpec(BaseModel):
                     f"{' or '.join(point.value for point in allowed)}."
                 )
         return spec
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The points where the filter stands."""
+        return _FIXED[self.filter] if self.at is None else (self.at,)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ own memory. A runner (`Runner`) runs batches here, in processes of its own, or a
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
@@ -20,6 +20,9 @@ from prefect_federated.executors import (
     site_seed,
 )
 from prefect_federated.messages import JsonValue, Message, Tensors, Update
+from prefect_federated.transport.notepad import Courier, Notepad
+from prefect_federated.transport.notes import as_body, notes_of
+from prefect_federated.transport.signals import SiteNotes
 from prefect_federated.transport.site_filters import SiteFilters
 from prefect_federated.transport.updates import failure_of, message_of
 from prefect_federated.wire import Frame, begin, encode, specs_of
@@ -28,6 +31,8 @@ _LENGTH_BYTES = 8
 
 Answer: TypeAlias = Callable[[str, Message], None]
 """Takes what a site answers: its name, and its update or failure as a message."""
+Told: TypeAlias = Callable[[str, SiteNotes], None]
+"""Takes what a site says while it works: its name, and its notes."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +146,10 @@ class Runner(Protocol):
         """Into how many batches a lane's share of a call is divided; None: a batch is one site."""
         ...
 
-    def run(self, lane: int, batch: Batch, answer: Answer) -> None:
+    def run(self, lane: int, batch: Batch, answer: Answer, told: Told) -> None:
         """Runs a batch and gives `answer` what each site answers, in the batch's order.
+
+        What a site says while it works goes to `told`, from any thread, before it answers.
 
         Raises:
             SiteLost: the process ended; the first site without an answer was its last.
@@ -161,27 +168,52 @@ class LocalSites:
     Args:
         sites: What the sites have in common.
         executor: What they run; imported by its path if None.
+        is_live: Whether what they say is told while they work, or only when they have done.
 
     Raises:
         ExecutorNotFound: the executor does not import here.
     """
 
-    def __init__(self, sites: VirtualSites, executor: LoadedExecutor | None = None) -> None:
+    def __init__(
+        self, sites: VirtualSites, executor: LoadedExecutor | None = None, is_live: bool = True
+    ) -> None:
         self.sites = sites
+        self._courier = Courier() if is_live else None
         self.executor = executor or load_executor(sites.executor)
         self._filters = SiteFilters(sites.filters)
 
-    def answers(self, batch: Batch) -> Iterator[tuple[str, Message]]:
-        """Runs the task at each of a batch's sites; yields their names and what they answer."""
-        for name in batch.sites:
-            yield name, self._answer(name, batch.task)
+    def answers(
+        self, batch: Batch, told: Told = lambda site, notes: None
+    ) -> Iterator[tuple[str, Message]]:
+        """Runs the task at each of a batch's sites; yields their names and what they answer.
 
-    def _answer(self, name: str, task: Message) -> Message:
+        Args:
+            batch: The batch.
+            told: Takes what the sites say meanwhile, from any thread.
+        """
+        for name in batch.sites:
+            yield name, self._answer(name, batch.task, told)
+
+    def close(self) -> None:
+        """Ends the thread that tells what sites say."""
+        if self._courier is not None:
+            self._courier.close()
+
+    def _answer(self, name: str, task: Message, told: Told) -> Message:
+        def deliver(notes: SiteNotes) -> bool:
+            told(name, notes)
+            return True
+
         try:
             site = self.sites.site(name)
             received, visit = self._filters.entering(site, task)
             kept = KeptAnswer()
-            run_task(self.executor, site, kept, received)
+            pad = Notepad(received.id, self._courier, deliver)
+            try:
+                run_task(self.executor, site, kept, replace(received, stream=pad))
+            finally:
+                for last in pad.close():
+                    deliver(last)
             if "error" in kept.message.header:
                 return kept.message
             return self._filters.leaving(kept.message, visit)
@@ -202,13 +234,14 @@ class ThreadRunner:
         self.batches_a_lane: int | None = None
         self._local = local
 
-    def run(self, lane: int, batch: Batch, answer: Answer) -> None:
+    def run(self, lane: int, batch: Batch, answer: Answer, told: Told) -> None:
         """Runs the batch's site tasks here."""
-        for site, message in self._local.answers(batch):
+        for site, message in self._local.answers(batch, told):
             answer(site, message)
 
     def close(self) -> None:
-        """Does nothing: threads end by themselves."""
+        """Lets nobody speak any more; threads end by themselves."""
+        self._local.close()
 
 
 class KeptAnswer:
@@ -235,6 +268,24 @@ class KeptAnswer:
     def fail(self, task: ReceivedTask, error: BaseException) -> None:
         """Keeps a failure."""
         self.message = failure_of(task.id, error)
+
+
+def said(site: str, notes: SiteNotes) -> Message:
+    """Returns what a site says while it works as a message, which is no answer."""
+    return Message({"said_by": site, "notes": as_body(notes)})
+
+
+def is_said(message: Message, told: Told) -> bool:
+    """Tells what a site says, if that is what the message is; False if it is an answer.
+
+    Raises:
+        ProtocolError: it is neither.
+    """
+    site, body = message.header.get("said_by"), message.header.get("notes")
+    if not (isinstance(site, str) and isinstance(body, dict)):
+        return False
+    told(site, notes_of(body))
+    return True
 
 
 def packed(messages: Sequence[Message]) -> bytes:
@@ -270,6 +321,8 @@ def unpacked(content: bytes) -> Iterator[Message]:
 def run_packed(request: bytes) -> bytes:
     """Runs a batch as one process is given it by another, and returns the sites' answers.
 
+    What a site has said while it worked stands before its answer.
+
     Args:
         request: `packed` sites' description (header "sites") and batch.
 
@@ -277,5 +330,10 @@ def run_packed(request: bytes) -> bytes:
         ExecutorNotFound: the executor does not import here.
     """
     about, batch = unpacked(request)
-    local = LocalSites(VirtualSites.from_json(about.header["sites"]))
-    return packed([message for _, message in local.answers(Batch.of(batch))])
+    local = LocalSites(VirtualSites.from_json(about.header["sites"]), is_live=False)
+    messages: list[Message] = []
+    for _, answer in local.answers(
+        Batch.of(batch), lambda site, notes: messages.append(said(site, notes))
+    ):
+        messages.append(answer)
+    return packed(messages)

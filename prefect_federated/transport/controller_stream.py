@@ -10,9 +10,16 @@ from prefect_federated.errors import AttachRefused, JobEnded, OutOfSpace, Protoc
 from prefect_federated.frames import Frame, Limits, body_of, control, position_of
 from prefect_federated.messages import JsonValue
 from prefect_federated.transport.connection import Connection, ConnectionLost
+from prefect_federated.transport.notes import as_body
 from prefect_federated.transport.outbox import Transfer
 from prefect_federated.transport.session import Session
-from prefect_federated.transport.signals import FromSite, SiteOffer, SitePayload, SiteUpdate
+from prefect_federated.transport.signals import (
+    FromSite,
+    SiteNotes,
+    SiteOffer,
+    SitePayload,
+    SiteUpdate,
+)
 from prefect_federated.transport.task_box import TaskBox
 from prefect_federated.transport.updates import failure_of
 from prefect_federated.wire import Incoming, begin, encode
@@ -161,6 +168,8 @@ class ControllerStream:
 
     def _send(self, item: FromSite) -> None:
         match item:
+            case SiteNotes():
+                self._connection.post(control(Frame.NOTES, as_body(item)))
             case SiteOffer():
                 self._connection.post(item.update.headed(Frame.OFFER))
             case SiteUpdate():

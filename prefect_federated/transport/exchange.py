@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from prefect_federated.errors import JobEnded, QuorumNotReached
-from prefect_federated.messages import JsonValue, Reply, SiteFailure, Update
+from prefect_federated.messages import JsonValue, Note, Reply, SiteFailure, Update
 from prefect_federated.transport.calls import CallRecord, CallTerms, Task
 from prefect_federated.transport.deliveries import Deliveries
+from prefect_federated.transport.notes import jsonable
 from prefect_federated.transport.room import Asked, Stage
 from prefect_federated.transport.roster import Roster, SiteRecord
 from prefect_federated.transport.signals import (
@@ -26,6 +27,7 @@ from prefect_federated.transport.signals import (
     SendNotice,
     SendTask,
     Sink,
+    SiteNotes,
 )
 from prefect_federated.wire import Incoming
 
@@ -171,6 +173,17 @@ class Exchange:
         """Notes that an update is coming that was small enough to be sent unasked."""
         self.deliveries.free(asked)
         asked.stage, asked.incoming = Stage.RECEIVING, incoming
+
+    def note(self, attachment: Attachment, notes: SiteNotes) -> None:
+        """Tells what a site says of a task that it has, before its update is there."""
+        site = self.sites[attachment.site]
+        asked = site.open.get(notes.id) if site.attachment is attachment else None
+        if asked is None or asked.stage in (Stage.QUEUED, Stage.ARRIVED):
+            return
+        dropped = notes.dropped
+        for note in notes.notes:
+            self._notify(_said(asked, note, dropped))
+            dropped = 0
 
     def settle(self, site: str, task: str, reply: Reply, blame: bool = True) -> bool:
         """Takes the answer to a site task; whether it counts.
@@ -469,6 +482,20 @@ def _late(update: Update, factor: float, behind: int) -> Reply:
         metrics_weight=None if share is None else share * factor,
         staleness=behind,
     )
+
+
+def _said(asked: Asked, note: Note, dropped: int) -> Moment:
+    name = "metrics_logged"
+    detail: dict[str, JsonValue] = {"kind": asked.kind}
+    if note.progress is not None:
+        name = "progressed"
+        done, total, unit = note.progress
+        detail |= {"done": done, "total": total, "unit": unit}
+    else:
+        detail |= {"metrics": jsonable(note.metrics), "step": note.step, "time": note.time}
+    if dropped:
+        detail["dropped"] = dropped
+    return Moment(name, asked.site, asked.terms.round, detail)
 
 
 def _received(call: CallRecord, site: str) -> Moment:

@@ -24,6 +24,7 @@ from prefect_federated.transport.signals import (
     Refusal,
     SendAck,
     Sink,
+    SiteNotes,
 )
 from prefect_federated.transport.updates import (
     check_finite,
@@ -97,7 +98,10 @@ class Hub:
                 moments, self._moments[:] = list(self._moments), []
             for moment in moments:
                 for listener in self.listeners:
-                    listener(moment)
+                    try:
+                        listener(moment)
+                    except Exception:  # whoever listens is no part of the round
+                        log.exception("a listener to %s failed; the job goes on", moment.name)
 
     # What drivers call
 
@@ -188,6 +192,11 @@ class Hub:
             exchange.settle(site, task, reply, blame)
             rejected = reply.reason if isinstance(reply, SiteFailure) else None
             attachment.send(SendAck(task, rejected))
+
+    def note(self, attachment: Attachment, notes: SiteNotes) -> None:
+        """Takes what a site says while it works; nothing, if nobody waits for that task."""
+        with self.turn() as exchange:
+            exchange.note(attachment, notes)
 
     def fail(self, site: str, task: str | None, reason: str) -> None:
         """Notes that a site's task failed; with no task, all of its open tasks."""

@@ -18,7 +18,7 @@ from prefect_federated.messages import JsonValue, Message
 from prefect_federated.transport.batches import Batch, BatchLost, Runner, SiteLost
 from prefect_federated.transport.handover import Handover
 from prefect_federated.transport.hub import Hub
-from prefect_federated.transport.signals import Attachment, Hello, Outgoing, SendTask
+from prefect_federated.transport.signals import Attachment, Hello, Outgoing, SendTask, SiteNotes
 
 log = logging.getLogger("prefect_federated.simulator")
 
@@ -107,7 +107,8 @@ class InprocEndpoint:
         while (batch := self._queue.take()) is not None:
             left = dict.fromkeys(batch.sites)
             try:
-                self._runner.run(lane, batch, partial(self._answer, batch, left))
+                answer = partial(self._answer, batch, left)
+                self._runner.run(lane, batch, answer, self._told)
             except SiteLost as lost:
                 site, *others = left
                 self._fail(batch, [site], str(lost))
@@ -121,6 +122,9 @@ class InprocEndpoint:
         for site in sites:
             self._watcher.answered(*kind_and_round(batch.task), {"error": reason})
             self._hub.fail(site, batch.id, reason)
+
+    def _told(self, site: str, notes: SiteNotes) -> None:
+        self._hub.note(self._attachments[site], notes)
 
     def _answer(self, batch: Batch, left: dict[str, None], site: str, message: Message) -> None:
         self._handover.hand_in(self._attachments[site], message)

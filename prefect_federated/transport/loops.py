@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prefect_federated.errors import ConfigurationError, FederatedError, JobEnded
 from prefect_federated.executors import LoadedExecutor, ReceivedTask, Site, serve
@@ -14,7 +15,15 @@ from prefect_federated.transport.batches import VirtualSites
 from prefect_federated.transport.handover import Handover
 from prefect_federated.transport.hub import Hub
 from prefect_federated.transport.inproc import Labels, Unwatched, Watcher, kind_and_round
-from prefect_federated.transport.signals import Attachment, Hello, Outgoing, SendEnd, SendTask
+from prefect_federated.transport.notepad import Courier, Notepad
+from prefect_federated.transport.signals import (
+    Attachment,
+    Hello,
+    Outgoing,
+    SendEnd,
+    SendTask,
+    SiteNotes,
+)
 from prefect_federated.transport.site_filters import SiteFilters, Visit
 from prefect_federated.transport.updates import failure_of, message_of
 
@@ -65,6 +74,7 @@ class LoopEndpoint:
         self._watcher = watcher or Unwatched()
         self._threads: list[threading.Thread] = []
         self._handover = Handover(hub)
+        self._courier = Courier()
 
     def __enter__(self) -> "LoopEndpoint":
         self._handover.__enter__()
@@ -88,14 +98,16 @@ class LoopEndpoint:
                 "%d loops have not ended %g s after the job and are left behind: %s",
                 len(hanging), _END_S, ", ".join(hanging[:10]),
             )  # fmt: skip
+        self._courier.close()
         self._handover.__exit__()
 
     def _run(self, name: str) -> None:
         site = self._sites.site(name)
         hello = Hello(name, (), labels=self._labels.get(name, {}))
         link = _LoopLink(
-            self._hub, hello, site, self._filters, self._turns, self._watcher, self._handover
-        )
+            self._hub, hello, site, self._filters, self._turns, self._watcher, self._handover,
+            self._courier,
+        )  # fmt: skip
         try:
             serve(self._executor, site, link)
         except JobEnded:
@@ -121,8 +133,11 @@ class _LoopLink:
         turns: threading.Semaphore,
         watcher: Watcher,
         handover: Handover,
+        courier: Courier,
     ) -> None:
         self._hub = hub
+        self._courier = courier
+        self._pad = Notepad("")
         self._handover = handover
         self._hello = hello
         self._site = site
@@ -171,7 +186,8 @@ class _LoopLink:
                     continue
                 self._visits = {item.id: visit}
                 self._task = item.message
-                return received
+                self._pad = Notepad(item.id, self._courier, self._tell)
+                return replace(received, stream=self._pad)
 
     def reply(self, task: ReceivedTask, update: Update) -> None:
         try:
@@ -187,8 +203,15 @@ class _LoopLink:
 
     def _send(self, task: Message, message: Message) -> None:
         assert self._attachment is not None
+        for last in self._pad.close():
+            self._tell(last)
         self._handover.hand_in(self._attachment, message)
         self._watcher.answered(*kind_and_round(task), message.header)
+
+    def _tell(self, notes: SiteNotes) -> bool:
+        assert self._attachment is not None
+        self._hub.note(self._attachment, notes)
+        return True
 
     def _begin_turn(self, task: SendTask) -> bool:
         """Waits until the loop may do a task; False if nobody waits for the task any more."""

@@ -1,7 +1,7 @@
 """Batches of site tasks in worker processes of this machine.
 
 A worker imports the executor once and gets a call's model once, over a pipe, in our wire format;
-what each site answers comes back over the pipe as soon as the site has done. A worker that dies
+what each site answers, and says before that, comes back over the pipe at once. A worker that dies
 costs the site that it was at; another worker goes on with the rest of its batch.
 
     python -m prefect_federated.transport.process_runner DESCRIPTOR
@@ -24,8 +24,12 @@ from prefect_federated.transport.batches import (
     BatchLost,
     LocalSites,
     SiteLost,
+    Told,
     VirtualSites,
+    is_said,
+    said,
 )
+from prefect_federated.transport.signals import SiteNotes
 from prefect_federated.wire import Frame, begin, encode
 
 if TYPE_CHECKING:  # generic for type checkers only
@@ -56,15 +60,19 @@ class ProcessRunner:
         self._lock = threading.Lock()
         self._is_closed = False
 
-    def run(self, lane: int, batch: Batch, answer: Answer) -> None:
+    def run(self, lane: int, batch: Batch, answer: Answer, told: Told) -> None:
         """Runs a batch in the lane's process."""
         worker = self._asked(lane, batch)
         for site in batch.sites:
-            try:
-                message = worker.answer()
-            except (EOFError, OSError) as error:
-                raise SiteLost(f"the process that ran it {self._end(lane, worker)}") from error
+            while is_said(message := self._heard(lane, worker), told):
+                pass
             answer(site, message)
+
+    def _heard(self, lane: int, worker: "_Worker") -> Message:
+        try:
+            return worker.answer()
+        except (EOFError, OSError) as error:
+            raise SiteLost(f"the process that ran it {self._end(lane, worker)}") from error
 
     def _asked(self, lane: int, batch: Batch) -> "_Worker":
         """Returns the lane's worker, which has taken the batch.
@@ -133,7 +141,7 @@ class _Worker:
         self._has = batch.id
 
     def answer(self) -> Message:
-        """Waits for what the next site of the batch answers."""
+        """Waits for what the next site of the batch answers, or says before that."""
         return receive(self._pipe)
 
     def end(self) -> str:
@@ -180,6 +188,12 @@ def main(descriptor: int) -> None:
         sites = VirtualSites.from_json(about.header["sites"])
         local: LocalSites | None = None
         model: Tensors = {}
+        turn = threading.Lock()  # a message's parts must stay together
+
+        def tell(site: str, notes: SiteNotes) -> None:
+            with turn:
+                send(pipe, said(site, notes))
+
         while True:
             batch = Batch.of(receive(pipe), model)
             model = batch.task.tensors
@@ -190,8 +204,9 @@ def main(descriptor: int) -> None:
                 for _ in batch.sites:
                     send(pipe, Message({"id": batch.id, "error": str(error)}))
                 continue
-            for _, answer in local.answers(batch):
-                send(pipe, answer)
+            for _, answer in local.answers(batch, tell):
+                with turn:
+                    send(pipe, answer)
 
 
 if __name__ == "__main__":

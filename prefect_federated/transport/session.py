@@ -13,6 +13,7 @@ from prefect_federated.transport.signals import (
     EAGER_BYTES,
     FromSite,
     Hello,
+    SiteNotes,
     SiteOffer,
     SitePayload,
     SiteUpdate,
@@ -37,6 +38,7 @@ class Session:
         self._kinds = tuple(kinds)
         self._labels = dict(labels or {})
         self._holding: dict[str, Encoded | None] = {}  # task id -> its update; None: at work on it
+        self._noted: dict[str, tuple[SiteNotes, ...]] = {}  # that go before the update
         self._arriving: dict[str, Incoming] = {}
         self._send: Callable[[FromSite], None] | None = None  # None before the welcome
         self._to_controller: Callable[[FromSite], None] | None = None
@@ -72,6 +74,7 @@ class Session:
             self._arriving.clear()
         self.epoch = epoch
         self._holding = {task: held for task, held in self._holding.items() if task in wanted}
+        self._noted = {task: notes for task, notes in self._noted.items() if task in wanted}
         self._send = self._to_controller
         for task, held in self._holding.items():
             if held is not None:
@@ -116,10 +119,12 @@ class Session:
     def ack(self, task: str) -> None:
         """Forgets an update: the controller has it, or does not want it."""
         self._holding.pop(task, None)
+        self._noted.pop(task, None)
 
     def close(self, task: str) -> None:
         """Forgets a site task that nobody waits for any more."""
         self._holding.pop(task, None)
+        self._noted.pop(task, None)
         self._arriving.pop(task, None)
 
     # What the executor's side calls
@@ -128,14 +133,36 @@ class Session:
         """Whether the controller still waits for this site task, as far as the site knows."""
         return task in self._holding
 
-    def reply(self, task: str, update: Encoded) -> None:
-        """Keeps a task's update until it is acknowledged, and sends it, now or when connected."""
+    def tell(self, notes: SiteNotes) -> bool:
+        """Sends notes of a task at work; False if they cannot be sent now.
+
+        Those of a task that nobody waits for are dropped. They are sent once: what was on its way
+        when the connection broke is lost.
+        """
+        if notes.id not in self._holding:
+            return True
+        if self._send is None:
+            return False
+        self._send(notes)
+        return True
+
+    def reply(self, task: str, update: Encoded, notes: Sequence[SiteNotes] = ()) -> None:
+        """Keeps a task's update until it is acknowledged, and sends it, now or when connected.
+
+        Args:
+            task: The task's id.
+            update: Its update, or its failure.
+            notes: The last notes of the task; they go before the update.
+        """
         if task in self._holding:
             self._holding[task] = update
+            self._noted[task] = tuple(notes)
             if self._send is not None:
                 self._offer(task, update)
 
     def _offer(self, task: str, update: Encoded) -> None:
         assert self._send is not None
+        for notes in self._noted.pop(task, ()):
+            self._send(notes)
         is_small = update.payload_bytes <= EAGER_BYTES
         self._send(SiteUpdate(task, update) if is_small else SiteOffer(task, update))

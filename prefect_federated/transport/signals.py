@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from prefect_federated.messages import JsonValue, Message
+from prefect_federated.messages import JsonValue, Message, Note
 from prefect_federated.wire import PROTOCOL_VERSION, Encoded, Incoming
 
 EAGER_BYTES = 64 << 10
@@ -114,7 +114,12 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened to a site: "update_received", "site_lost" or "site_back"."""
+    """Something that happened to a site: "update_received", "site_lost" or "site_back".
+
+    And what it says while it works: "metrics_logged" (kind, metrics, step, time) and "progressed"
+    (kind, done, total, unit). Values that are not finite are the strings "nan", "inf" and "-inf";
+    `dropped` says, where it is there, how many numbers before this one were too many.
+    """
 
     name: str
     site: str
@@ -157,4 +162,24 @@ class SitePayload:
     is_wanted: Callable[[], bool] = lambda: True
 
 
-FromSite: TypeAlias = SiteOffer | SiteUpdate | SitePayload
+@dataclass(frozen=True, slots=True)
+class SiteNotes:
+    """What a site says while it works on a task.
+
+    Args:
+        id: The task's id.
+        notes: The notes, oldest first.
+        dropped: Numbers that were too many, and were dropped before these.
+    """
+
+    id: str
+    notes: tuple[Note, ...]
+    dropped: int = 0
+
+    @property
+    def points(self) -> int:
+        """Numbers in the notes."""
+        return sum(note.points for note in self.notes)
+
+
+FromSite: TypeAlias = SiteOffer | SiteUpdate | SitePayload | SiteNotes

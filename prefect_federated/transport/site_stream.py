@@ -31,6 +31,7 @@ from prefect_federated.kits import Role, identity_of
 from prefect_federated.messages import JsonValue
 from prefect_federated.transport.connection import Connection, ConnectionLost
 from prefect_federated.transport.hub import Hub
+from prefect_federated.transport.note_gate import NoteGate
 from prefect_federated.transport.outbox import Transfer
 from prefect_federated.transport.signals import (
     EAGER_BYTES,
@@ -56,6 +57,7 @@ _OUTCOMES: Mapping[type[FederatedError], str] = {
 _UNASKED = 20
 _UNASKED_S = 10.0
 """So many updates that nobody asked for, in so many seconds, end a connection."""
+
 
 log = logging.getLogger("prefect_federated.endpoint")
 
@@ -91,6 +93,7 @@ class SiteStream:
         self._attachment: Attachment | None = None
         self._asked = 0  # site tasks sent here; each is answered by one update
         self._answers = 0  # heads of updates that were due
+        self._notes = NoteGate()
         self._unasked: deque[float] = deque(maxlen=_UNASKED)  # when a head came that was not due
 
     def serve(self) -> None:
@@ -145,13 +148,16 @@ class SiteStream:
         raise ProtocolError(f"site {self.site!r} sent an unexpected {kind.name} frame.")
 
     def control(self, kind: Frame, frame: bytes) -> None:
-        """Takes a hello, an offer or a heartbeat."""
+        """Takes a hello, an offer, notes or a heartbeat."""
         if kind is Frame.HELLO and self._attachment is None:
             self._greet(body_of(frame, self._limits))
         elif kind is Frame.OFFER:
             attachment = self._attached()
             self._note_head()
             self._hub.offer(attachment, begin(frame, self._limits), at_once=False)
+        elif kind is Frame.NOTES:
+            attachment = self._attached()
+            self._hub.note(attachment, self._notes.read(body_of(frame, self._limits)))
         elif kind is not Frame.HEARTBEAT or self._attachment is None:
             self._attached()
             raise ProtocolError(f"site {self.site!r} sent an unexpected {kind.name} frame.")

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from prefect_federated.errors import ConnectionFailed, FederatedError, KitError
@@ -20,7 +21,10 @@ from prefect_federated.kits import ServerAddress, StartupKit
 from prefect_federated.messages import Update
 from prefect_federated.transport.connection import Connection, ConnectionLost
 from prefect_federated.transport.controller_stream import ControllerStream, Replaced
+from prefect_federated.transport.note_gate import POINTS_A_SECOND, POINTS_AT_ONCE, Allowance
+from prefect_federated.transport.notepad import Courier, Notepad
 from prefect_federated.transport.session import Session
+from prefect_federated.transport.signals import SiteNotes
 from prefect_federated.transport.site_filters import SiteFilters, Visit
 from prefect_federated.transport.task_box import TaskBox
 from prefect_federated.transport.tls_channel import TlsChannel
@@ -64,6 +68,10 @@ class TlsLink:
         self._filters = filters or SiteFilters((), limits)
         self._site = site or Site(kit.identity.name, Path(), Path())
         self._visits: dict[str, Visit] = {}
+        self._courier = Courier()
+        self._pads: dict[str, Notepad] = {}
+        self._points = Allowance(POINTS_AT_ONCE, POINTS_A_SECOND)
+        self._names: set[str] = set()  # of the metrics in its notes
         self._turn = threading.RLock()  # whoever has it may use the session
         self._session = Session(kit.identity.name, (), self._labels)
         self._tasks = TaskBox()
@@ -81,6 +89,7 @@ class TlsLink:
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        self._courier.close()
         with self._turn:
             if self._connection is not None:
                 self._connection.cut()
@@ -111,7 +120,9 @@ class TlsLink:
                 del item
                 continue
             self._visits = {number: visit}
-            return task
+            pad = Notepad(number, self._courier, self._tell, self._points, self._names)
+            self._pads = {number: pad}
+            return replace(task, stream=pad)
 
     def reply(self, task: ReceivedTask, update: Update) -> None:
         """Sends the task's update and keeps it until the controller has acknowledged it.
@@ -135,11 +146,17 @@ class TlsLink:
 
     def _answer(self, task: str, update: Encoded) -> None:
         self._visits.pop(task, None)  # the received model is not needed any more
+        pad = self._pads.pop(task, None)
+        notes = [] if pad is None else pad.close()
         with self._turn:
             if self._session.is_wanted(task):
-                self._session.reply(task, update)
+                self._session.reply(task, update, notes)
             else:
                 log.info("the answer to task %s came too late and is dropped", task)
+
+    def _tell(self, notes: SiteNotes) -> bool:
+        with self._turn:
+            return self._session.tell(notes)
 
     def _run(self) -> None:
         try:

@@ -9,7 +9,7 @@ import numpy as np
 from prefect_federated.errors import ProtocolError, UpdateRejected
 from prefect_federated.messages import JsonValue, Message, Tensor, Update
 from prefect_federated.transport.calls import CallTerms
-from prefect_federated.wire import Incoming, TensorSpec, specs_of
+from prefect_federated.wire import DEFAULT_LIMITS, Incoming, TensorSpec, specs_of
 
 _LARGEST_WEIGHT = 1e15
 _METRICS = 1_000  # metrics of one update at most
@@ -23,8 +23,8 @@ def message_of(task: str, update: Update) -> Message:
     """Returns the message that carries a site's update for a site task.
 
     Raises:
-        ProtocolError: a metric or the weight is not a finite number, a tensor is not an array, or
-            a blob is not bytes.
+        ProtocolError: a metric or the weight is not a finite number, a tensor is not an array, a
+            blob is not bytes, or a buffer is none of the tensors.
     """
     header: dict[str, JsonValue] = {
         "id": task,
@@ -35,6 +35,8 @@ def message_of(task: str, update: Update) -> Message:
     }
     if update.metrics_weight is not None:
         header["metrics_weight"] = _finite("the metrics' weight", update.metrics_weight)
+    if update.buffers:
+        header["buffers"] = [_buffer(name, update) for name in update.buffers]
     for name, blob in update.blobs.items():
         if not isinstance(blob, bytes):
             raise ProtocolError(f"the blob {name!r} is a {type(blob).__name__}; give bytes.")
@@ -52,6 +54,15 @@ def _finite(what: str, value: object) -> float:
     if not math.isfinite(number):
         raise ProtocolError(f"{what} is {number}; it must be a finite number.")
     return number
+
+
+def _buffer(name: str, update: Update) -> str:
+    if name not in update.tensors:
+        raise ProtocolError(
+            f"the buffer {name!r:.80} is none of the update's tensors; name those of them that are "
+            "statistics."
+        )
+    return name
 
 
 def _array(name: str, value: object) -> Tensor:
@@ -85,7 +96,8 @@ def update_of(site: str, message: Message) -> Update:
     """Returns a site's message as an update.
 
     Raises:
-        UpdateRejected: its weight or a metric is not what it must be, or it has too many metrics.
+        UpdateRejected: its weight, a metric or its buffers are not what they must be, or it has too
+            many metrics.
     """
     weight = message.header.get("weight", 1.0)
     metrics_weight = message.header.get("metrics_weight")
@@ -115,7 +127,30 @@ def update_of(site: str, message: Message) -> Update:
             )
         numbers[name] = float(value)
     share = float(metrics_weight) if _is_number(metrics_weight) else None
-    return Update(message.tensors, float(weight), numbers, message.blobs, share, site)
+    return Update(
+        message.tensors,
+        float(weight),
+        numbers,
+        message.blobs,
+        share,
+        site,
+        buffers=_buffers(site, message),
+    )
+
+
+def _buffers(site: str, message: Message) -> tuple[str, ...]:
+    """Returns the tensors that are statistics; a filter may have taken some of them out."""
+    buffers = message.header.get("buffers", [])
+    if (
+        not isinstance(buffers, list)
+        or len(buffers) > DEFAULT_LIMITS.tensors
+        or not all(isinstance(name, str) and name.isprintable() for name in buffers)
+    ):
+        raise UpdateRejected(
+            f"site {site!r} sent buffers that are not a list of at most "
+            f"{DEFAULT_LIMITS.tensors:,} printable names of tensors."
+        )
+    return tuple(str(name) for name in dict.fromkeys(buffers) if name in message.tensors)
 
 
 class LocalMessage(Incoming):

@@ -25,12 +25,17 @@ def counts(folders: dict[str, Path]) -> dict[str, list[int]]:
     return found
 
 
-def test_every_training_image_is_at_exactly_one_site(prepare: ModuleType) -> None:
-    labels = np.random.default_rng(0).integers(0, 10, 1000)
-    shares = prepare.dirichlet_shares(labels, 7, 0.5, np.random.default_rng(1))
-    assert len(shares) == 7
-    assert min(len(rows) for rows in shares) >= 10
-    assert sorted(np.concatenate(shares)) == list(range(1000))
+@pytest.mark.parametrize("partitioner", ["dirichlet", "iid", "by_quantity", "shards"])
+def test_every_training_image_is_at_exactly_one_site(
+    prepare: ModuleType, tmp_path: Path, partitioner: str
+) -> None:
+    folders = prepare.divide(tmp_path, 7, 0.5, 1, partitioner)
+    assert sum(map(sum, counts(folders).values())) == 1797 - 359
+    images = set()
+    for folder in folders.values():
+        with np.load(folder / "digits.npz") as arrays:
+            images |= {image.tobytes() for image in arrays["train_x"]}
+    assert len(images) == 1797 - 359
 
 
 def test_all_sites_share_the_test_images_and_none_trains_on_them(
@@ -62,9 +67,16 @@ def test_the_seed_decides_the_shares_and_alpha_how_even_they_are(
     assert unevenness(100.0) < 0.05 < unevenness(1.0) < unevenness(0.1)
 
 
-def test_shares_that_cannot_be_drawn_say_what_to_change(prepare: ModuleType) -> None:
-    with pytest.raises(ValueError, match="Take fewer sites or a larger alpha"):
-        prepare.dirichlet_shares(np.zeros(30, np.int64), 4, 1.0, np.random.default_rng(0))
+def test_the_command_draws_the_split_and_says_what_is_wrong(
+    prepare: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare.command(tmp_path, 3, picture=tmp_path / "split.png")
+    assert "site-3: [" in capsys.readouterr().out
+    assert (tmp_path / "split.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match="'even'; choose one of iid, dirichlet"):
+        prepare.command(tmp_path, partitioner="even")
+    with pytest.raises(SystemExit, match="alpha is 0"):
+        prepare.command(tmp_path, alpha=0)
 
 
 def test_six_rounds_of_four_sites_read_nine_digits_in_ten(

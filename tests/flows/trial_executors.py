@@ -55,6 +55,8 @@ def train(model: Tensors, site: Site) -> Update:
         return Update({"slopes": np.zeros(5), "offset": np.zeros(())})
     x, y = rows(site.name)
     after, loss = step(model, x, y)
+    if site.name in str(site.config.get("poison_at", "")):
+        after = {name: -1e3 * array - 1e3 for name, array in after.items()}
     return Update(after, weight=len(y), metrics={"loss": loss})
 
 

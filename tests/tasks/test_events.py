@@ -1,5 +1,6 @@
 """A job's moments: its own functions are told, and Prefect gets events that automations act on."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from prefect.client.schemas.objects import StateType
 from prefect_federated import simulate
 from prefect_federated.errors import QuorumNotReached
 from prefect_federated.flows.fedavg import fedavg
+from prefect_federated.tasks import events
 from prefect_federated.tasks.events import EVENTS, Hooks
 from prefect_federated.tasks.federation import Federation, federation
 from prefect_federated.tasks.parameters import JobParameters, takes
@@ -24,6 +26,7 @@ from prefect_federated.transport.signals import Moment
 from tests.agents.network import eventually
 from tests.tasks.in_a_flow import EXECUTOR, run_in_flow
 
+SPEAKING = "tests.transport.speaking_executor"
 MODEL = {"slopes": np.zeros(4), "offset": np.zeros(())}
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -124,6 +127,72 @@ def test_a_slow_hook_delays_no_round(tmp_path: Path) -> None:
 
     slow: list[Callable[[Moment], None]] = [lambda moment: time.sleep(1)]
     assert run_in_flow(controller, tmp_path, opening={"hooks": Hooks(round_started=slow)}) < 4
+
+
+def test_hooks_are_told_what_sites_say_and_prefect_gets_no_events_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emitted: list[str] = []
+    monkeypatch.setattr(events, "emit_event", lambda name, **_: emitted.append(name))
+    logged: list[Moment] = []
+    progressed: list[Moment] = []
+    hooks = Hooks(metrics_logged=[logged.append], progressed=[progressed.append])
+
+    def controller(fed: Federation) -> None:
+        list(fed.broadcast("train", MODEL, round=1))
+
+    run_in_flow(controller, tmp_path, opening={"hooks": hooks}, sites=["a", "b"], executor=SPEAKING)
+    for site in "ab":
+        ours = [moment for moment in logged if moment.site == site]
+        assert [(moment.round, moment.detail["step"]) for moment in ours] == [
+            (1, 1),
+            (1, 2),
+            (1, 3),
+        ]
+        assert ours[-1].detail["metrics"] == {"loss": "nan", "round": 1.0}
+    assert {moment.site for moment in progressed} == {"a", "b"}
+    assert set(emitted) <= set(EVENTS.values())
+    assert "federated.update.received" in emitted
+
+
+def test_notes_for_hooks_that_are_too_slow_are_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "_SAID_WAITING", 5)
+    go_on = threading.Event()
+    told: list[Moment] = []
+
+    def slow(moment: Moment) -> None:
+        go_on.wait(20)
+        told.append(moment)
+
+    def controller(fed: Federation) -> None:
+        list(fed.broadcast("train", MODEL, round=1))
+        go_on.set()
+
+    hooks = Hooks(metrics_logged=[slow])
+    speaking = {"executor": SPEAKING, "config": {"epochs": 100}}
+    run_in_flow(controller, tmp_path, opening={"hooks": hooks}, sites=["a"], **speaking)
+    assert 0 < len(told) < 50
+    assert f"{100 - len(told)} notes that sites sent while they worked were dropped" in caplog.text
+
+
+def test_a_jobs_end_does_not_wait_long_for_slow_hooks_of_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_SAID_END_S", 0.1)
+    told: list[Moment] = []
+    hooks = Hooks(
+        metrics_logged=[lambda moment: time.sleep(0.05), told.append], job_ended=[told.append]
+    )
+
+    def controller(fed: Federation) -> None:
+        list(fed.broadcast("train", MODEL, round=1))
+
+    speaking = {"executor": SPEAKING, "config": {"epochs": 1000}}
+    run_in_flow(controller, tmp_path, opening={"hooks": hooks}, sites=["a"], **speaking)
+    assert 0 < len(told) < 200
+    assert told[-1].name == "job_ended"
 
 
 def test_the_moments_are_prefect_events_with_the_flow_run_and_the_site_related() -> None:

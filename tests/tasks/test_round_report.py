@@ -1,9 +1,11 @@
 """Rows, lines and means of what became of a call."""
 
+import json
+
 import pytest
 
 from prefect_federated.messages import human_bytes
-from prefect_federated.tasks.round_report import RoundReport
+from prefect_federated.tasks.round_report import COLUMNS, RoundReport
 from tests.transport.trial import Trial
 
 
@@ -62,6 +64,20 @@ def test_metrics_of_no_weight_are_left_out() -> None:
     a.reply(call, None, metrics={"loss": 1.0}, metrics_weight=0)  # type: ignore[arg-type]
     list(call)
     assert RoundReport.of([call], 0).metrics == {}
+
+
+def test_a_row_has_the_sites_own_metrics_where_they_are_few() -> None:
+    row = report_of(a={"loss": 0.123456789, "seconds": 1.0}, b={"loss": 4.0}).row()
+    assert row["site_metrics"] == {
+        "a": {"loss": 0.1234568, "site_seconds": 1.0}, "b": {"loss": 4.0}
+    }  # fmt: skip
+    assert json.loads(json.dumps(row)) == row
+    assert "site_metrics" in COLUMNS
+    many = {f"site-{number}": {"loss": 1.0} for number in range(17)}
+    assert "site_metrics" not in report_of(**many).row()
+    del many["site-3"]
+    assert len(report_of(**many).site_metrics) == 16
+    assert "site_metrics" not in report_of(a={}).row()
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,7 @@ class Trial:
 
         settings = {"scores": {str(n): score for n, score in enumerate(scores)}, **(config or {})}
         with simulating(Simulation(("a", "b", "c"), 2, self.folder, self.folder)):
-            returned: ModelRef = rising(
-                executor=EXECUTOR, rounds=rounds, config=settings, **fields
-            )
+            returned: ModelRef = rising(executor=EXECUTOR, rounds=rounds, config=settings, **fields)
         return returned
 
 
@@ -96,9 +94,7 @@ def test_less_is_better_with_a_minus(trial: Trial) -> None:
 
 def test_sites_weigh_by_their_examples(trial: Trial) -> None:
     """Site a (1 of 6 examples) finds every model worse by 6: the mean is lower by 1."""
-    done = trial.run(
-        [0.0, 2.0], rounds=1, best_by="score", config={"validates": True, "spread": 6}
-    )
+    done = trial.run([0.0, 2.0], rounds=1, best_by="score", config={"validates": True, "spread": 6})
     assert [moment.detail["value"] for moment in trial.best] == [-1.0, 1.0]
     assert done.best_round == 1
 
@@ -106,9 +102,7 @@ def test_sites_weigh_by_their_examples(trial: Trial) -> None:
 @pytest.mark.parametrize("validates", [True, False])
 def test_a_job_ends_when_its_models_do_not_become_better(trial: Trial, validates: bool) -> None:
     scores = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9, 0.9]
-    done = trial.run(
-        scores, rounds=6, best_by="score", patience=2, config={"validates": validates}
-    )
+    done = trial.run(scores, rounds=6, best_by="score", patience=2, config={"validates": validates})
     # The model of round 3 is judged after it, or by the sites before they train from it.
     assert done.round == (4 if validates else 3)
     assert (done.best_round, rounds_in(done.best_path)) == (1, 1.0)

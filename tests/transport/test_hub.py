@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 
 from prefect_federated.errors import AttachRefused, JobEnded, StaleController
-from prefect_federated.messages import Message, SiteFailure, Update
-from prefect_federated.transport.signals import Hello, SendAck, SendClose, SendEnd, SendTask
+from prefect_federated.messages import JsonValue, Message, Note, SiteFailure, Update
+from prefect_federated.transport.signals import (
+    Hello,
+    Moment,
+    SendAck,
+    SendClose,
+    SendEnd,
+    SendTask,
+    SiteNotes,
+)
+from prefect_federated.transport.waiting import Call
 from tests.transport.trial import Peer, Trial
 
 
@@ -15,7 +24,7 @@ def test_a_site_that_is_not_of_this_job_is_refused_by_name() -> None:
         Peer(trial.hub, "mallory").attach()
 
 
-@pytest.mark.parametrize(("protocol", "older"), [(1, "site"), (3, "server")])
+@pytest.mark.parametrize(("protocol", "older"), [(1, "site"), (4, "server")])
 def test_another_protocol_version_says_which_side_to_upgrade(protocol: int, older: str) -> None:
     hub = Trial.of("a").hub
     with pytest.raises(AttachRefused, match=f"upgrade prefect-federated at the {older}"):
@@ -232,3 +241,73 @@ def test_sites_that_never_came_are_asked_only_by_name() -> None:
     trial.peer("a")
     assert trial.hub.reachable(30) == ["a"]
     assert trial.hub.can("b", "train")
+
+
+def loss_of(call: Call, step: int) -> SiteNotes:
+    return SiteNotes(call.id, (Note(5.0, {"loss": 0.5}, step),))
+
+
+def heard_by(trial: Trial) -> list[tuple[str, int, JsonValue, JsonValue]]:
+    """Returns a list that gets site, round, kind and step of what sites say."""
+    heard: list[tuple[str, int, JsonValue, JsonValue]] = []
+
+    def hear(moment: Moment) -> None:
+        if moment.name == "metrics_logged":
+            detail = moment.detail
+            heard.append((moment.site, moment.round, detail["kind"], detail["step"]))
+
+    trial.hub.listeners.append(hear)
+    return heard
+
+
+def test_a_site_is_heard_on_the_task_that_it_is_at_and_not_on_one_that_waits() -> None:
+    trial = Trial.of("a")
+    heard, peer = heard_by(trial), trial.peer("a")
+    assert peer.attachment is not None
+    first, second = trial.ask("a", number=3), trial.ask("a", number=4, kind="evaluate")
+    trial.hub.note(peer.attachment, loss_of(second, 1))
+    trial.hub.note(peer.attachment, loss_of(first, 2))
+    peer.reply(first)
+    trial.hub.note(peer.attachment, loss_of(first, 3))
+    trial.hub.note(peer.attachment, loss_of(second, 4))
+    assert heard == [("a", 3, "train", 2), ("a", 4, "evaluate", 4)]
+
+
+def test_a_late_site_is_heard_until_its_update_is_there() -> None:
+    trial = Trial.of("a", "b")
+    heard, peer = heard_by(trial), trial.peer("a")
+    assert peer.attachment is not None
+    trial.peer("b")
+    call = trial.ask("a", "b", late=0.5, timeout_s=10)
+    trial.clock.now += 11
+    list(call)
+    trial.hub.note(peer.attachment, loss_of(call, 1))
+    peer.reply(call)
+    trial.hub.note(peer.attachment, loss_of(call, 2))
+    assert heard == [("a", 1, "train", 1)]
+
+
+def test_a_connection_that_was_replaced_is_not_heard() -> None:
+    trial = Trial.of("a")
+    heard, peer = heard_by(trial), trial.peer("a")
+    earlier = peer.attachment
+    assert earlier is not None
+    call = trial.ask("a")
+    peer.attach(holding=(call.id,))
+    trial.hub.note(earlier, loss_of(call, 1))
+    assert heard == []
+
+
+def test_what_a_site_had_to_drop_is_said_with_the_first_note_after_it() -> None:
+    trial = Trial.of("a")
+    moments: list[Moment] = []
+    trial.hub.listeners.append(moments.append)
+    peer = trial.peer("a")
+    assert peer.attachment is not None
+    call = trial.ask("a")
+    notes = (Note(5.0, {"loss": 0.5}), Note(6.0, progress=(1.0, 2.0, "epoch")))
+    trial.hub.note(peer.attachment, SiteNotes(call.id, notes, dropped=40))
+    assert [dict(moment.detail) for moment in moments] == [
+        {"kind": "train", "metrics": {"loss": 0.5}, "step": None, "time": 5.0, "dropped": 40},
+        {"kind": "train", "done": 1.0, "total": 2.0, "unit": "epoch"},
+    ]

@@ -12,7 +12,7 @@ from prefect_federated.transport.exchange import Exchange
 from prefect_federated.transport.room import Asked
 from prefect_federated.transport.roster import Roster, SiteRecord
 from prefect_federated.transport.session import Session
-from prefect_federated.transport.signals import Attachment
+from prefect_federated.transport.signals import Attachment, Moment, SiteNotes
 
 SEEDS = 500
 
@@ -23,6 +23,7 @@ def test_nothing_that_must_not_happen_happens() -> None:
     report = [(outcome.seed, outcome.violation, outcome.trace[-15:]) for outcome in failed[:3]]
     assert not failed, report
     assert sum(outcome.rounds for outcome in outcomes) > 10 * SEEDS
+    assert sum(outcome.notes for outcome in outcomes) > 10 * SEEDS
     assert sum(outcome.attempts for outcome in outcomes) > 5 * SEEDS  # controllers did die
 
 
@@ -83,6 +84,13 @@ def _takes_what_was_not_asked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "close", lambda self, task: None)  # or sites would not send it at all
 
 
+def _listens_to_anybody(patch: pytest.MonkeyPatch) -> None:
+    def note(self: Exchange, attachment: Attachment, notes: SiteNotes) -> None:
+        self._notify(Moment("metrics_logged", attachment.site, 1, {"kind": "train"}))
+
+    patch.setattr(Exchange, "note", note)
+
+
 def _never_sends_again(patch: pytest.MonkeyPatch) -> None:
     def lost(self: Exchange, site: SiteRecord, asked: Asked) -> None:
         pass
@@ -100,6 +108,7 @@ def _never_sends_again(patch: pytest.MonkeyPatch) -> None:
         _keeps_no_deadline,
         _obeys_old_controllers,
         _takes_what_was_not_asked,
+        _listens_to_anybody,
         _never_sends_again,
     ],
 )

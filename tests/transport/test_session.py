@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from prefect_federated.errors import ProtocolError
-from prefect_federated.messages import Message, Update
+from prefect_federated.messages import Message, Note, Update
 from prefect_federated.transport.session import Session
 from prefect_federated.transport.signals import (
     EAGER_BYTES,
     FromSite,
+    SiteNotes,
     SiteOffer,
     SitePayload,
     SiteUpdate,
@@ -139,3 +140,55 @@ def test_a_new_attempt_begins_its_tasks_anew(site: Site) -> None:
 def test_a_hello_says_what_the_site_is(site: Site) -> None:
     hello = site.session.hello()
     assert (hello.site, hello.kinds, hello.labels) == ("site-1", ("train",), {"region": "eu"})
+
+
+def notes(number: str, step: int = 1) -> SiteNotes:
+    return SiteNotes(number, (Note(5.0, {"loss": 0.5}, step),))
+
+
+def test_notes_go_out_only_while_there_is_a_connection(site: Site) -> None:
+    site.connect()
+    site.get("1.1")
+    assert site.session.tell(notes("1.1"))
+    assert site.sent == [notes("1.1")]
+    site.session.disconnected()
+    assert not site.session.tell(notes("1.1", 2))
+    site.connect(wanted=("1.1",))
+    assert site.session.tell(notes("1.1", 2))
+    assert site.sent == [notes("1.1", 2)]
+
+
+def test_notes_of_a_task_that_nobody_waits_for_are_dropped(site: Site) -> None:
+    site.connect()
+    site.get("1.1")
+    site.session.close("1.1")
+    assert site.session.tell(notes("1.1"))
+    assert site.sent == []
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_tasks_last_notes_go_before_its_update_and_once(site: Site, size: int) -> None:
+    site.connect()
+    site.get("1.1")
+    site.session.disconnected()
+    site.session.reply("1.1", update("1.1", size), [notes("1.1", 1), notes("1.1", 2)])
+    site.connect(wanted=("1.1",))
+    *first, last = site.sent
+    assert first == [notes("1.1", 1), notes("1.1", 2)]
+    assert isinstance(last, SiteUpdate | SiteOffer)
+    site.connect(wanted=("1.1",))
+    assert [type(item) for item in site.sent] == [type(last)]
+
+
+def test_last_notes_are_forgotten_with_their_task(site: Site) -> None:
+    site.connect()
+    for number in ("1.1", "1.2", "1.3"):
+        site.get(number)
+    site.session.disconnected()
+    for number in ("1.1", "1.2", "1.3"):
+        site.session.reply(number, update(number, SMALL), [notes(number)])
+    site.session.ack("1.1")
+    site.session.close("1.2")
+    site.connect(wanted=())
+    assert site.sent == []
+    assert site.session._noted == {}

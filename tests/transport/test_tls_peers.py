@@ -42,7 +42,7 @@ def test_a_foreign_certificate_gets_nothing(
     ("first", "says"),
     [
         (b"?" + bytes(4), "unknown kind"),
-        (b"\x16\x03\x01garbage", "protocol version 2"),
+        (b"\x16\x03\x01garbage", "protocol version 3"),
         (start(Frame.HELLO, 1) + b"{", "not JSON"),
         (start(Frame.HELLO, 2) + b"[]", "not an object"),
         (control(Frame.HELLO, {}), "must name `protocol`"),
@@ -77,7 +77,7 @@ def test_a_first_frame_of_garbage_is_refused_with_the_reason(
     [
         (hello(protocol=1), "site"),
         (hello(protocol=1, job="another"), "site"),
-        (control(Frame.HELLO, {"protocol": 3}), "server"),
+        (control(Frame.HELLO, {"protocol": 4}), "server"),
     ],
 )
 def test_another_protocol_version_is_refused_with_what_to_upgrade(

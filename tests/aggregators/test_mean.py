@@ -3,6 +3,7 @@
 import tracemalloc
 import weakref
 from collections.abc import Iterator
+from random import Random
 
 import numpy as np
 import pytest
@@ -40,11 +41,21 @@ def test_the_mean_is_numpys_in_float64(shape: tuple[int, ...]) -> None:
 
 def test_float32_tensors_are_summed_in_float64() -> None:
     arrays = [RANDOM.normal(size=1000).astype(np.float32) for _ in range(500)]
-    weights = [float(w) for w in RANDOM.uniform(0.1, 1e6, 500)]
+    weights = [float(w) for w in RANDOM.integers(1, 4096, 500)]
     exact = np.average(np.array(arrays, np.float64), axis=0, weights=weights)
     got = weighted_mean(updates_of(list(arrays), weights))["w"]
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, exact.astype(np.float32))
+
+
+def test_long_weights_shorten_the_products_of_float32_tensors_far_beyond_its_digits() -> None:
+    arrays = [RANDOM.normal(size=1000).astype(np.float32) for _ in range(500)]
+    weights = [float(w) for w in RANDOM.uniform(0.1, 1e6, 500)]
+    exact = np.average(np.array(arrays, np.float64), axis=0, weights=weights)
+    size = np.average(np.abs(np.array(arrays, np.float64)), axis=0, weights=weights)
+    got = weighted_mean(updates_of(list(arrays), weights))["w"]
+    # Each product is off by 2**-37 of itself at most; then the mean is rounded to float32, 2**-24.
+    assert (np.abs(got - exact) <= size * 2.0**-37 + np.abs(exact) * 2.0**-24).all()
 
 
 def test_float16_tensors_whose_sum_float16_cannot_hold_are_averaged() -> None:
@@ -52,12 +63,20 @@ def test_float16_tensors_whose_sum_float16_cannot_hold_are_averaged() -> None:
     np.testing.assert_array_equal(got, np.full(3, 60_000, np.float16))
 
 
-def test_the_order_of_arrival_does_not_matter() -> None:
-    arrays: list[Tensor] = [RANDOM.normal(size=500) * 10.0 ** (i % 7) for i in range(20)]
-    weights = [float(i + 1) for i in range(20)]
-    one, other = mean_of(arrays, weights), mean_of(arrays[::-1], weights[::-1])
-    # Sums of 20 terms up to 1e6 in another order: each sum's rounding is 1e6 * 2**-53 at most.
-    np.testing.assert_allclose(one, other, rtol=0, atol=20 * 1e7 * 2**-53)
+@pytest.mark.parametrize("weights", ["counts", "any"])
+@pytest.mark.parametrize("code", ["f2", "f4", "f8", "c8", "c16", "i1", "i8", "?"])
+def test_the_order_of_arrival_does_not_change_a_bit(code: str, weights: str) -> None:
+    arrays = [
+        (RANDOM.normal(size=5000) * 10.0 ** (number % 4)).astype(code) for number in range(20)
+    ]
+    chosen = RANDOM.integers(1, 1000, 20) if weights == "counts" else RANDOM.uniform(0, 1e3, 20)
+    replies = updates_of(list(arrays), chosen.tolist())
+    means = [weighted_mean(replies), weighted_mean(replies[::-1])]
+    for seed in range(5):
+        shuffled = list(replies)
+        Random(seed).shuffle(shuffled)
+        means.append(weighted_mean(shuffled))
+    assert len({mean["w"].tobytes() for mean in means}) == 1
 
 
 @pytest.mark.parametrize("weight", [1.0, 3.0, 0.1, 1e-9, 1234567.89])
@@ -108,6 +127,23 @@ def test_there_is_no_mean_of_nothing(replies: list[Reply]) -> None:
 def test_a_weight_that_is_not_above_zero_names_the_site(weight: float) -> None:
     with pytest.raises(UpdateRejected, match=f"'site-1' sent the weight {weight}"):
         weighted_mean(updates_of([np.zeros(2)], [weight]))
+
+
+def test_the_largest_integers_have_themselves_as_mean_but_for_what_float64_cannot_hold() -> None:
+    for code in "i8", "u8", "i4", "u1":
+        limits = np.iinfo(code)
+        ends = np.array([limits.min, limits.max], code)
+        got = weighted_mean(updates_of([ends, ends], [1.0, 3.0]))["w"]
+        assert got[0] == limits.min
+        assert 0 <= limits.max - int(got[1]) < 2**11
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_tensor_that_is_not_finite_names_its_site(odd: float, order: int) -> None:
+    replies = updates_of([np.ones(3, np.float32), np.array([1, odd, 1], np.float32)], [1.0, 2.0])
+    with pytest.raises(UpdateRejected, match="site 'site-2': tensor 'w' holds a NaN, an infinity"):
+        weighted_mean(replies[::order])
 
 
 @pytest.mark.parametrize(
