@@ -17,7 +17,7 @@ def main(file: Path, sites: int, rounds: int) -> None:
         parameters={
             "executor": "benchmarks.digits_sites:sites",
             "rounds": rounds,
-            "config": {"sites": sites, "threads": 1},
+            "config": {"sites": sites, "momentum": 0.9, "threads": 1},
         },
     )
     file.write_text(

@@ -48,5 +48,5 @@ def _digits() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(digits.target[order].astype(np.int64))
 
 
-sites = TorchExecutor(build, read, lr=0.1, epochs=1, batch_size=16)
+sites = TorchExecutor(build, read, lr=0.1, epochs=1, batch_size=32)
 torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first one imports much: now, not later

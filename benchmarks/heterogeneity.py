@@ -49,7 +49,7 @@ def main(
             str(data), sites, rounds, epochs, steps_per_epoch, lr, subset, test_subset
         )
         runs = planned(alphas, algorithms, seeds)
-        images = read_images(data, subset or None, test_subset or None)
+        images = read_images(data, subset or None, test_subset=test_subset or None)
         record = Record.at(json_file, settings)
         if len(images.test.classes) < sites:
             raise ValueError(

@@ -42,7 +42,12 @@ class ImageSet:
 
 
 def read_images(
-    path: Path, subset: int | None = None, seed: int = 0, largest: int = 32
+    path: Path,
+    subset: int | None = None,
+    *,
+    test_subset: int | None = None,
+    seed: int = 0,
+    largest: int = 32,
 ) -> ImageSet:
     """Returns a set of labelled images.
 
@@ -54,7 +59,8 @@ def read_images(
             files of the same, as they are or gzipped, with "train" or "t10k" or "test" and "images"
             or "labels" in their names. Images are grey or RGB: `(n, h, w)`, `(n, h, w, 1 or 3)` or
             `(n, 1 or 3, h, w)`, 8 x 8 or larger.
-        subset: Images to draw from each half, without putting back; all if None.
+        subset: Training images to draw, without putting back; all if None.
+        test_subset: Test images to draw; all if None.
         seed: The same seed draws the same images.
         largest: Pixels of the longer side at most.
 
@@ -65,14 +71,17 @@ def read_images(
     random = np.random.default_rng(seed)
     labels = np.unique(np.concatenate([_labels(arrays[name], name) for name in _ARRAYS[1::2]]))
     halves = []
-    for images_name, labels_name in (_ARRAYS[:2], _ARRAYS[2:]):
+    for images_name, labels_name, drawn in (
+        (*_ARRAYS[:2], subset),
+        (*_ARRAYS[2:], test_subset),
+    ):
         images, own = arrays[images_name], _labels(arrays[labels_name], labels_name)
         if images.ndim < 3 or len(images) != len(own):
             raise UnfitImages(
                 f"{path}: {images_name} has the shape {images.shape} for {len(own)} labels; it "
                 "must be (n, h, w), (n, h, w, 1 or 3) or (n, 1 or 3, h, w), one label an image."
             )
-        rows = np.sort(random.permutation(len(own))[:subset])
+        rows = np.sort(random.permutation(len(own))[:drawn])
         pixels = _smaller(_channels_first(images[rows], f"{path}: {images_name}"), largest)
         halves.append(Examples(pixels, np.searchsorted(labels, own[rows]).astype(np.int64)))
     train, test = halves
@@ -103,11 +112,11 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
         )
         raise UnfitImages(f"{path} is not there: name an .npz file or a folder of idx files.{hint}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UnfitImages(f"{path} is one array, not an .npz file of four.")
-            missing = [name for name in _ARRAYS if name not in file.files]
-            if missing:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UnfitImages(f"{path} is one array, not an .npz file of four.")
+        with file:
+            if missing := [name for name in _ARRAYS if name not in file.files]:
                 raise UnfitImages(
                     f"{path} has no {', '.join(missing)}; it has: {', '.join(file.files)}."
                 )

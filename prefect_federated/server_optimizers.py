@@ -121,13 +121,12 @@ class ServerOptimizer:
             if is_mean or name in buffers or not np.issubdtype(before.dtype, np.inexact):
                 result[name] = average.astype(before.dtype, copy=False)
                 continue
-            result[name] = empty(before.shape, before.dtype)
             precise = np.result_type(before.dtype, np.float32)
             for kept in self._kept:
                 after[kept][name] = empty(before.shape, precise)
             last = {kept: moments.get(kept, {}).get(name) for kept in self._kept}
             now = {kept: after[kept][name] for kept in self._kept}
-            self._step_tensor(before, average, result[name], last, now, round, lr)
+            result[name] = self._stepped(before, average, last, now, round, lr)
         return result, {kept: tensors for kept, tensors in after.items() if tensors}
 
     @property
@@ -136,16 +135,17 @@ class ServerOptimizer:
             return (_FIRST,) if self.momentum else ()
         return (_SECOND,) if self.name == "adagrad" else (_FIRST, _SECOND)
 
-    def _step_tensor(
+    def _stepped(
         self,
         before: Tensor,
         average: Tensor,
-        after: Tensor,
         last: Mapping[str, Tensor | None],
         now: Mapping[str, Tensor],
         round: int,
         lr: float,
-    ) -> None:
+    ) -> Tensor:
+        """Returns a tensor after the step; writes its moments into `now`."""
+        after = empty(before.shape, before.dtype)
         x, target, goal = _reals(before), _reals(after), _reals(average)
         olds = {kept: None if array is None else _reals(array) for kept, array in last.items()}
         news = {kept: _reals(array) for kept, array in now.items()}
@@ -157,6 +157,7 @@ class ServerOptimizer:
             here = x[block].astype(precise)
             gradient = here - goal[block]
             target[block] = here - precise.type(lr) * self._direction(gradient, old, new, round)
+        return after
 
     def _direction(
         self,

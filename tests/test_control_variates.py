@@ -147,7 +147,7 @@ def test_no_step_at_all_leaves_the_control_variate_and_no_rate_is_refused(tmp_pa
 def test_an_option_that_the_paper_does_not_have_is_refused(
     tmp_path: Path, option: JsonValue
 ) -> None:
-    with pytest.raises(ConfigurationError, match="SCAFFOLD has 1 .* and 2"):
+    with pytest.raises(ConfigurationError, match=r"SCAFFOLD has 1 .* and 2"):
         option_of(site(tmp_path, option=option))
     assert option_of(site(tmp_path)) == 2
 

@@ -89,7 +89,6 @@ def test_a_process_killed_while_it_writes_leaves_the_round_before(tmp_path: Path
         from pathlib import Path
         import numpy as np
         from prefect_federated.kept import Kept
-from prefect_federated.messages import Tensor
         kept = Kept(Path(sys.argv[1]), "control")
         for number in itertools.count(2):
             kept.write(number, {"w": np.full(300_000, float(number))}, number - 1)

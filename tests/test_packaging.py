@@ -52,6 +52,12 @@ def test_types_ship() -> None:
     assert PROJECT["tool"]["setuptools"]["package-data"] == {"prefect_federated": ["py.typed"]}
 
 
+def test_the_extra_all_has_every_extra() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    named = {name for each in extras["all"] for name in each[:-1].partition("[")[2].split(",")}
+    assert named == set(extras) - {"all", "dev"}
+
+
 def _imported_by(*statements: str) -> set[str]:
     code = "; ".join((*statements, "import sys", "print(*sys.modules)"))
     done = subprocess.run(
@@ -70,6 +76,7 @@ def test_importing_the_package_imports_no_prefect_and_no_framework() -> None:
         "import prefect_federated.provisioning",
     )
     heavy = {"prefect", "grpc", "torch", "xgboost", "sklearn", "matplotlib", "pandas", "tenseal"}
+    heavy |= {"tensorboard", "mlflow", "pytorch_lightning", "transformers", "peft"}
     assert modules & heavy == set()
 
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sized
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from prefect_federated.adapters.torch import load_tensors, tensors_of
@@ -73,7 +74,7 @@ def rounds(
             "server. Build it with devices=1."
         )
     listener = _Listener(trainer)
-    trainer.callbacks.append(listener)  # type: ignore[attr-defined]
+    trainer.callbacks.append(listener)
     trainer.num_sanity_val_steps = math.inf  # all of the validation data, before each training
     for task in site_tasks(initial=tensors_of(module)):
         load_tensors(module, task.model)
@@ -89,7 +90,7 @@ def rounds(
         task.reply(tensors_of(module), weight=weight(trainer), metrics=listener.metrics())
 
 
-class _Listener(Callback):
+class _Listener(Callback):  # type: ignore[misc]
     """Hears what a trainer does in one round, and tells the server."""
 
     def __init__(self, trainer: Trainer) -> None:
@@ -129,7 +130,7 @@ class _Listener(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._tell((batch_idx + 1) / trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,6 +153,6 @@ class _Listener(Callback):
             self._site.progress(min(done, self._epochs), self._epochs)
 
 
-def _numbers(metrics: Mapping[str, object]) -> dict[str, float]:
+def _numbers(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     """Returns what a module has logged, all of it single numbers."""
-    return {name: float(value) for name, value in metrics.items()}  # type: ignore[arg-type]
+    return {name: float(value) for name, value in metrics.items()}

@@ -38,7 +38,7 @@ class AdapterOnly(nn.Module):
         super().__init__()
         kept = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
         # A copy of the structure, into which peft puts its layers, around the same weights.
-        whole = peft.get_peft_model(copy.deepcopy(base, kept), config)  # type: ignore[arg-type]
+        whole = peft.get_peft_model(copy.deepcopy(base, kept), config)
         # With "auto", the default, peft asks a hub on the internet for the base's vocabulary.
         saved = peft.get_peft_model_state_dict(whole, save_embedding_layers=False)
         by_memory = {each.data_ptr(): each for each in whole.parameters() if each.requires_grad}

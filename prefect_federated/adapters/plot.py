@@ -6,7 +6,7 @@ A `Figure` without pyplot draws PNG with the Agg backend: no display, no global 
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ from prefect_federated.curves import Curve
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 _BRIGHT = COLOURS[:-1]  # black is the mean's
-_DASHES = ("-", "--", ":", "-.")
+_DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 _BOLD = 2.4
 _MEAN = "mean of all"
 _MARKED = 50  # rounds up to which each has its marker

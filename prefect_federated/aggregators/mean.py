@@ -51,7 +51,12 @@ def weighted_mean(replies: Iterable[Reply]) -> dict[str, Tensor]:
         del reply  # before the next one is received: it may hold as much memory as the model
     if not weights:
         raise UpdateRejected("no site sent an update; there is nothing to average.")
-    total = math.fsum(weights)  # exact, then rounded: in any order the same
+    try:
+        total = math.fsum(weights)  # exact, then rounded: in any order the same
+    except OverflowError:
+        raise UpdateRejected(
+            "the sum of the sites' weights is beyond what float64 holds."
+        ) from None
     return {name: _divided(sums.pop(name), total, *forms[name]) for name in forms}
 
 

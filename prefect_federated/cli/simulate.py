@@ -96,17 +96,17 @@ def simulate_command(
     if result.metrics:
         console.print(_table(result.metrics))
     console.print(f"Model: {result.path}", soft_wrap=True)
-
-
-_NOT_METRICS = (
-    "round", "kind", "sites", "began", "seconds", "bytes_sent", "bytes_received", "failures",
-    "site_metrics",
-)  # fmt: skip
+    best = getattr(result.returned, "best_path", None)
+    if best is not None:
+        round = getattr(result.returned, "best_round", None)
+        console.print(f"Best model, after round {round}: {best}", soft_wrap=True)
 
 
 def _table(rows: Sequence[Mapping[str, JsonValue]]) -> Table:
     """Returns the job's table as it fits a terminal: a row a call to the sites."""
-    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in _NOT_METRICS))
+    from prefect_federated.tasks.round_report import COLUMNS
+
+    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
     table = Table("round", "sites", "s", "sent", "received", *metrics)
     if any(row["failures"] for row in rows):
         table.add_column("failures")

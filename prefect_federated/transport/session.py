@@ -38,7 +38,9 @@ class Session:
         self._kinds = tuple(kinds)
         self._labels = dict(labels or {})
         self._holding: dict[str, Encoded | None] = {}  # task id -> its update; None: at work on it
-        self._noted: dict[str, tuple[SiteNotes, ...]] = {}  # that go before the update
+        self._noted: dict[
+            str, tuple[SiteNotes, ...]
+        ] = {}  # the last ones, which go before the update
         self._arriving: dict[str, Incoming] = {}
         self._send: Callable[[FromSite], None] | None = None  # None before the welcome
         self._to_controller: Callable[[FromSite], None] | None = None
@@ -112,6 +114,7 @@ class Session:
 
     def go(self, task: str, offset: int) -> None:
         """Sends the payload of an update for which the controller has room."""
+        self._noted.pop(task, None)  # they have arrived, since the offer has that came after them
         held = self._holding.get(task)
         if held is not None and self._send is not None:
             self._send(SitePayload(task, held, offset, partial(self.is_wanted, task)))
@@ -152,7 +155,7 @@ class Session:
         Args:
             task: The task's id.
             update: Its update, or its failure.
-            notes: The last notes of the task; they go before the update.
+            notes: The last notes of the task; they go before the update, and again with it.
         """
         if task in self._holding:
             self._holding[task] = update
@@ -162,7 +165,7 @@ class Session:
 
     def _offer(self, task: str, update: Encoded) -> None:
         assert self._send is not None
-        for notes in self._noted.pop(task, ()):
+        for notes in self._noted.get(task, ()):
             self._send(notes)
         is_small = update.payload_bytes <= EAGER_BYTES
         self._send(SiteUpdate(task, update) if is_small else SiteOffer(task, update))

@@ -29,7 +29,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-class Line(pl.LightningModule):
+class Line(pl.LightningModule):  # type: ignore[misc]
     """Fits `y = w x` by full-batch gradient descent."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ def trainer(**options: object) -> pl.Trainer:
     quiet = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
-    return pl.Trainer(accelerator="cpu", **{**quiet, "log_every_n_steps": 1, **options})  # type: ignore[arg-type]
+    return pl.Trainer(accelerator="cpu", **{**quiet, "log_every_n_steps": 1, **options})
 
 
 def loader(size: int = 4) -> "DataLoader[tuple[Tensor, ...]]":

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from prefect_federated import simulate
 from prefect_federated.agents.simulator import load_flow
+from prefect_federated.cli.simulate import simulate_command
 from prefect_federated.errors import ConfigurationError, ExecutorNotFound, NotEnoughSites
 from prefect_federated.flows.fedavg import fedavg
 from prefect_federated.messages import JsonValue
@@ -127,3 +128,25 @@ def test_a_flow_that_is_no_job_runs_too() -> None:
 
     result = simulate(seven)
     assert (result.returned, result.model, result.metrics) == (7, {}, [])
+
+
+def test_the_command_prints_a_table_of_metrics_and_where_the_models_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also for a job with filters, whose rows have columns that are no numbers."""
+    simulate_command(
+        "fedavg",
+        sites="2",
+        output=tmp_path,
+        param=(
+            f"executor={EXECUTOR}",
+            "rounds=1",
+            "best_by=-loss",
+            'filters=[{"filter": "cast", "at": "leaving_server", "to": "float32"}]',
+        ),
+    )
+    printed = capsys.readouterr().out
+    assert "loss" in printed
+    assert "filters" not in printed
+    assert f"Model: {tmp_path}" in printed
+    assert f"Best model, after round 1: {tmp_path}" in printed

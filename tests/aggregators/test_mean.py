@@ -146,6 +146,11 @@ def test_a_tensor_that_is_not_finite_names_its_site(odd: float, order: int) -> N
         weighted_mean(replies[::order])
 
 
+def test_weights_whose_sum_is_too_large_are_refused() -> None:
+    with pytest.raises(UpdateRejected, match="sum of the sites' weights"):
+        weighted_mean(updates_of([np.zeros(2)] * 2, [1.5e308, 1.5e308]))
+
+
 @pytest.mark.parametrize(
     ("odd", "says"),
     [

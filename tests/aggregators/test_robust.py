@@ -1,7 +1,7 @@
 """Median, trimmed mean, Krum and Multi-Krum, against NumPy and by poison."""
 
 import tracemalloc
-from functools import partial
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -50,7 +50,7 @@ def around(truth: Tensor, sites: int, spread: float = 0.01) -> list[Tensor]:
 )
 @pytest.mark.parametrize("place", [0, 2, 4])
 def test_one_of_five_sites_ruins_the_mean_and_no_robust_aggregator(
-    poison: "partial[Tensor]", place: int
+    poison: Callable[[Tensor], Tensor], place: int
 ) -> None:
     truth = RANDOM.normal(size=3000).astype(np.float32)
     arrays = around(truth, 4)

@@ -158,9 +158,8 @@ def test_a_round_without_its_quorum_leaves_the_models_as_they_were(tmp_path: Pat
         replies = fed.broadcast("train", MODEL, round=2, quorum=5, same_tensors=False)
         with pytest.raises(QuorumNotReached):
             list(models.keeping(replies, 2))
-        with pytest.raises(ZeroDivisionError):
-            for _ in models.keeping(updates("a", "b"), 3):
-                raise ZeroDivisionError
+        for _ in models.keeping(updates("a", "b"), 3):
+            break  # the aggregator raised
         assert models.read("b")["w"].tolist() == [2, 2]
         return {site: kept.round for site, kept in SiteModels(fed).sites.items()}
 

@@ -171,8 +171,14 @@ def test_notes_for_hooks_that_are_too_slow_are_dropped_and_counted(
         go_on.set()
 
     hooks = Hooks(metrics_logged=[slow])
-    speaking = {"executor": SPEAKING, "config": {"epochs": 100}}
-    run_in_flow(controller, tmp_path, opening={"hooks": hooks}, sites=["a"], **speaking)
+    run_in_flow(
+        controller,
+        tmp_path,
+        opening={"hooks": hooks},
+        sites=["a"],
+        executor=SPEAKING,
+        config={"epochs": 100},
+    )
     assert 0 < len(told) < 50
     assert f"{100 - len(told)} notes that sites sent while they worked were dropped" in caplog.text
 
@@ -189,8 +195,14 @@ def test_a_jobs_end_does_not_wait_long_for_slow_hooks_of_notes(
     def controller(fed: Federation) -> None:
         list(fed.broadcast("train", MODEL, round=1))
 
-    speaking = {"executor": SPEAKING, "config": {"epochs": 1000}}
-    run_in_flow(controller, tmp_path, opening={"hooks": hooks}, sites=["a"], **speaking)
+    run_in_flow(
+        controller,
+        tmp_path,
+        opening={"hooks": hooks},
+        sites=["a"],
+        executor=SPEAKING,
+        config={"epochs": 1000},
+    )
     assert 0 < len(told) < 200
     assert told[-1].name == "job_ended"
 

@@ -89,6 +89,8 @@ def test_a_long_round_has_a_line_now_and_then(
     monkeypatch.setattr(report, "_LINE_EVERY_S", 0.5)
     monkeypatch.setattr(report, "_LOOK_S", 0.01)
 
+    logged: list[int] = []
+
     def lines() -> list[str]:
         said = [record.getMessage() for record in caplog.records]
         return [line for line in said if line.startswith("round 3: site-1 epoch 2/5")]
@@ -102,8 +104,8 @@ def test_a_long_round_has_a_line_now_and_then(
                 tell(hub, said("site-1", 3, done=2.0, total=5.0, unit="epoch"))
                 tell(hub, said("site-1", 3, metrics={"train_loss": 0.31}))
                 tell(hub, said("site-2", 3, metrics={"train_loss": "nan"}, dropped=7))
-                before = len(lines())
-                eventually(lambda before=before: len(lines()) > before, "a line is logged")
+                logged.append(len(lines()))
+                eventually(lambda: len(lines()) > logged[-1], "a line is logged")
             assert len(lines()) == 2
 
     with caplog.at_level(logging.INFO):

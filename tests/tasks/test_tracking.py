@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from prefect_federated import simulate
 from prefect_federated.errors import ConfigurationError, StaleController
 from prefect_federated.flows.fedavg import fedavg
+from prefect_federated.messages import JsonValue
 from prefect_federated.tasks import tracker_feed, tracking
 from prefect_federated.tasks.round_report import RoundReport
 from prefect_federated.tasks.tracking import Tracking, outcome_of, wanted
@@ -24,6 +25,8 @@ from prefect_federated.tracking import MetricPoint, Outcome, Recorded, TrackedJo
 from prefect_federated.transport.hub import Hub
 from prefect_federated.transport.signals import Moment
 from tests.agents.network import eventually
+
+Detail = dict[str, JsonValue]
 
 EXECUTOR = "tests.tasks.streaming_executor"
 
@@ -82,9 +85,14 @@ def track(records: Records, *, ends: BaseException | None = None, after: int | N
                 tracked.resume(after)
             for number in (1, 2):
                 for step in (1, 2):
-                    live = {"kind": "train", "metrics": {"loss": "nan"}, "step": step, "time": 5.0}
+                    live: Detail = {
+                        "kind": "train",
+                        "metrics": {"loss": "nan"},
+                        "step": step,
+                        "time": 5.0,
+                    }
                     tell(hub, Moment("metrics_logged", "a", number, live))
-                answer = {"kind": "train", "metrics": {"loss": 0.5 / number}, "seconds": 1.0}
+                answer: Detail = {"kind": "train", "metrics": {"loss": 0.5 / number}}
                 tell(hub, Moment("update_received", "a", number, answer))
                 tracked.round_done(report(number, loss=0.25))
             tell(hub, Moment("site_lost", "a", 2, {"reason": "gone"}))
@@ -249,7 +257,7 @@ def test_of_very_many_sites_the_first_are_followed() -> None:
         with Tracking({}, [lambda: records]) as tracked:
             tracked.listen_to(hub)
             for number in range(200):
-                answer = {"kind": "train", "metrics": {"loss": 0.5}}
+                answer: Detail = {"kind": "train", "metrics": {"loss": 0.5}}
                 tell(hub, Moment("update_received", f"site-{number}", 1, answer))
 
     job()
@@ -309,3 +317,28 @@ def test_a_simulated_job_streams_to_tensorboard(
     live = shown.Tensors(f"{folder}/b", "live/train/loss")
     assert all(math.isnan(event.tensor_proto.float_val[0]) for event in live)
     assert json.loads((tmp_path / "board" / folder / "job.json").read_text())["job"]
+
+
+def test_a_job_is_in_mlflow_when_its_variable_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "hospitals")
+
+    @flow
+    def job() -> None:
+        with Tracking({"rounds": 1}, wanted(None, pytest.fail)) as tracked:
+            tracked.round_done(report(1, loss=0.5))
+
+    monkeypatch.setattr(tracking, "_END_S", {"completed": 120.0})  # it makes its database first
+    job()
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("hospitals")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.params) == ("FINISHED", {"rounds": "1"})
+    assert run.data.metrics == {"train/loss": 0.5}

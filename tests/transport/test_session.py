@@ -167,17 +167,27 @@ def test_notes_of_a_task_that_nobody_waits_for_are_dropped(site: Site) -> None:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_a_tasks_last_notes_go_before_its_update_and_once(site: Site, size: int) -> None:
+def test_a_tasks_last_notes_go_before_its_update_whenever_that_is_sent(
+    site: Site, size: int
+) -> None:
     site.connect()
     site.get("1.1")
     site.session.disconnected()
     site.session.reply("1.1", update("1.1", size), [notes("1.1", 1), notes("1.1", 2)])
+    for _ in range(2):
+        site.connect(wanted=("1.1",))
+        *first, last = site.sent
+        assert first == [notes("1.1", 1), notes("1.1", 2)]
+        assert isinstance(last, SiteUpdate if size == SMALL else SiteOffer)
+
+
+def test_last_notes_are_not_sent_again_once_the_offer_after_them_has_arrived(site: Site) -> None:
+    site.connect()
+    site.get("1.1")
+    site.session.reply("1.1", update("1.1", LARGE), [notes("1.1")])
+    site.session.go("1.1", 0)
     site.connect(wanted=("1.1",))
-    *first, last = site.sent
-    assert first == [notes("1.1", 1), notes("1.1", 2)]
-    assert isinstance(last, SiteUpdate | SiteOffer)
-    site.connect(wanted=("1.1",))
-    assert [type(item) for item in site.sent] == [type(last)]
+    assert [type(item) for item in site.sent] == [SiteOffer]
 
 
 def test_last_notes_are_forgotten_with_their_task(site: Site) -> None:

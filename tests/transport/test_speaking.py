@@ -264,6 +264,13 @@ def test_a_sites_words_come_while_it_works_from_any_thread(
     assert isinstance(reply, Update), reply
 
 
+def cut_off(wire: Wire) -> None:
+    """Cuts a site off; returns when it has noticed, and dials again, and has to wait."""
+    wire.may_pass.clear()
+    wire.cut()
+    eventually(lambda: wire.dials == 2, "the site dials again")
+
+
 def test_what_is_said_without_a_connection_is_kept_and_told_when_it_is_back(
     open_endpoint: Callable[..., tuple[Hub, int]],
     start_site: Callable[..., RunningSite],
@@ -287,9 +294,7 @@ def test_what_is_said_without_a_connection_is_kept_and_told_when_it_is_back(
     start_site("site-1", wire.own_port, train=train)
     call = ask(hub, "site-1")
     assert began.wait(30)
-    wire.may_pass.clear()  # whoever dials again has to wait
-    wire.cut()
-    eventually(lambda: not hub.is_attached("site-1"), "the server notices")
+    cut_off(wire)
     is_lost.set()
     assert has_spoken.wait(30)
     wire.may_pass.set()
@@ -320,9 +325,7 @@ def test_the_last_words_before_an_update_wait_with_it_for_a_connection(
     start_site("site-1", wire.own_port, train=train)
     call = ask(hub, "site-1")
     assert began.wait(30)
-    wire.may_pass.clear()
-    wire.cut()
-    eventually(lambda: not hub.is_attached("site-1"), "the server notices")
+    cut_off(wire)
     is_lost.set()
     assert is_done.wait(30)
     wire.may_pass.set()

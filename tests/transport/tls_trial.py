@@ -82,6 +82,7 @@ class Wire:
         self.port = port  # of the endpoint; may change
         self.cut_after: dict[str, int] = {}  # "up" or "down" -> bytes until the next cut
         self.cuts = 0
+        self.dials = 0
         self.carried = {"up": 0, "down": 0}
         self.bytes_per_s: float | None = None
         self.may_pass = threading.Event()
@@ -103,6 +104,7 @@ class Wire:
                     continue
                 far.settimeout(None)
                 with self._lock:
+                    self.dials += 1
                     self._open += [near, far]
                 for source, target, way in ((near, far, "up"), (far, near, "down")):
                     source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
