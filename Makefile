@@ -40,6 +40,8 @@ bench: setup
 	$(ROUNDS) --mode simulated --sites 4 $(BIG) --json results/simulated-100mb.json
 	$(BIN)/python -m benchmarks.protocol --seeds 10000 --json results/protocol.json
 	$(BIN)/python -m benchmarks.long_run --rounds 500 --params 5000000 --json results/long-run.json
+	$(BIN)/python -m benchmarks.digits --sites 4 --rounds 20 --json results/digits.json
+	$(BIN)/python -m benchmarks.heterogeneity --json results/heterogeneity.json --plot results
 	$(BIN)/python -m benchmarks.chaos --minutes 10 --seed 1 --json results/chaos.json
 
 clean:

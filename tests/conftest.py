@@ -5,10 +5,10 @@ import os
 import shutil
 import tempfile
 
-# Before Prefect is imported, so that no test reads or writes this user's Prefect home or server.
+# Before Prefect is imported, so that no test reads or writes this user's Prefect or MLflow.
 _HOME = tempfile.mkdtemp(prefix="prefect-federated-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
     del os.environ[_name]
 os.environ["PREFECT_HOME"] = _HOME
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"

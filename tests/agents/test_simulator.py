@@ -142,7 +142,7 @@ def test_the_command_prints_a_table_of_metrics_and_where_the_models_are(
             f"executor={EXECUTOR}",
             "rounds=1",
             "best_by=-loss",
-            'filters=[{"filter": "cast", "at": "leaving_server", "to": "float32"}]',
+            'filters=[{"filter": "cast", "at": "leaving_server", "to": "bfloat16"}]',
         ),
     )
     printed = capsys.readouterr().out

@@ -121,7 +121,7 @@ def test_a_job_that_comes_back_remembers_its_best_model(trial: Trial) -> None:
 
 @pytest.mark.parametrize("validates", [True, False])
 def test_a_metric_that_is_not_measured_names_those_that_are(trial: Trial, validates: bool) -> None:
-    with pytest.raises(ConfigurationError, match="chosen by 'auc', but .* measures score"):
+    with pytest.raises(ConfigurationError, match=r"chosen by 'auc', but .* measures score"):
         trial.run([0.1, 0.5], rounds=1, best_by="auc", config={"validates": validates})
 
 
