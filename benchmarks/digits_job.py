@@ -7,17 +7,20 @@ from pathlib import Path
 
 from prefect_federated import simulate
 
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "digits"
 
-def main(file: Path, sites: int, rounds: int) -> None:
-    """Runs the job and writes what it saw."""
+
+def main(file: Path, data: Path, rounds: int) -> None:
+    """Runs the job on the sites' folders in `data` and writes what it saw."""
     began = time.time()
     result = simulate(
         "fedavg",
-        sites=sites,
+        data=data,
+        code=[EXAMPLE],
         parameters={
-            "executor": "benchmarks.digits_sites:sites",
+            "executor": "digits",
             "rounds": rounds,
-            "config": {"sites": sites, "momentum": 0.9, "threads": 1},
+            "config": {"epochs": 1, "momentum": 0.9, "lr": 0.05, "threads": 1},
         },
     )
     file.write_text(
@@ -26,4 +29,4 @@ def main(file: Path, sites: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -95,11 +95,11 @@ def read_images(
     mean = train.images.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     spread = train.images.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     spread[spread == 0] = 1
-    return ImageSet(
-        *(Examples(((half.images - mean) / spread).astype(np.float32), half.classes)
-          for half in halves),
-        labels=tuple(str(label) for label in labels),
-    )  # fmt: skip
+    train, test = (
+        Examples(((half.images - mean) / spread).astype(np.float32), half.classes)
+        for half in (train, test)
+    )
+    return ImageSet(train, test, labels=tuple(str(label) for label in labels))
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -187,7 +187,7 @@ def _labels(labels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
         raise UnfitImages(
             f"{name} has the shape {labels.shape}; it must hold one label an image, (n,)."
         )
-    if flat.dtype.kind == "f" and not (np.isfinite(flat).all() and (flat == np.round(flat)).all()):
+    if np.issubdtype(flat.dtype, np.floating) and not _are_whole(flat.astype(np.float64)):
         raise UnfitImages(f"{name} holds fractions or values that are not finite, not labels.")
     if flat.dtype.kind not in "biufUS":
         raise UnfitImages(f"{name} is {flat.dtype}; labels are whole numbers or text.")
@@ -215,6 +215,10 @@ def _channels_first(images: NDArray[np.generic], where: str) -> NDArray[np.float
     return pixels
 
 
+def _are_whole(numbers: NDArray[np.float64]) -> bool:
+    return bool(np.isfinite(numbers).all() and (numbers == np.round(numbers)).all())
+
+
 def _smaller(images: NDArray[np.float32], largest: int) -> NDArray[np.float32]:
     """Returns the means over squares of pixels, so that no side is above `largest`."""
     side = math.ceil(max(images.shape[2:]) / largest)
@@ -223,4 +227,5 @@ def _smaller(images: NDArray[np.float32], largest: int) -> NDArray[np.float32]:
     n, channels, height, width = images.shape
     rows, columns = max(height // side, 1), max(width // side, 1)
     cut = images[:, :, : rows * side, : columns * side]
-    return cut.reshape(n, channels, rows, side, columns, side).mean(axis=(3, 5), dtype=np.float32)
+    squares = cut.reshape(n, channels, rows, side, columns, side)
+    return np.asarray(squares.mean(axis=(3, 5), dtype=np.float32))

@@ -27,7 +27,7 @@ class TimedSgd(torch.optim.SGD):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Makes a step."""
-        loss = super().step(closure)
+        loss: float | None = super().step(closure)
         loop_s[-1] = time.perf_counter() - self._began
         return loss
 

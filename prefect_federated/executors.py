@@ -289,10 +289,26 @@ class SiteTask:
         return self._received.model
 
     def reply(
-        self, model: Tensors, *, weight: float = 1.0, metrics: Mapping[str, float] | None = None
+        self,
+        model: Tensors,
+        *,
+        weight: float = 1.0,
+        metrics: Mapping[str, float] | None = None,
+        metrics_weight: float | None = None,
+        buffers: Sequence[str] = (),
     ) -> None:
-        """Sends the trained tensors, their weight (examples) and metrics to the controller."""
-        self._link.reply(self._received, Update(model, weight=weight, metrics=metrics or {}))
+        """Sends the trained tensors, their weight (examples) and metrics to the controller.
+
+        Args as those of `Update`.
+        """
+        update = Update(
+            model,
+            weight=weight,
+            metrics=metrics or {},
+            metrics_weight=metrics_weight,
+            buffers=tuple(buffers),
+        )
+        self._link.reply(self._received, update)
         self.is_answered = True
 
 

@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from prefect_federated.adapters.torch import load_tensors, tensors_of
+from prefect_federated.adapters.torch import buffer_names, load_tensors, tensors_of
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, SiteTask, executor, site_tasks
 
@@ -87,7 +87,20 @@ def rounds(
                 f"round {task.round}, site {task.site.name!r}: the body of the loop over rounds() "
                 "did not run trainer.fit() to its end. Call it once in each."
             )
-        task.reply(tensors_of(module), weight=weight(trainer), metrics=listener.metrics())
+        task.reply(
+            tensors_of(module),
+            weight=weight(trainer),
+            metrics=listener.metrics(),
+            metrics_weight=_validation_examples(trainer),
+            buffers=buffer_names(module),
+        )
+
+
+def _validation_examples(trainer: Trainer) -> float | None:
+    """Returns the number of examples that the received model was measured on, where it is known."""
+    loader = trainer.val_dataloaders
+    examples = loader.dataset if isinstance(loader, DataLoader) else None
+    return float(len(examples)) or None if isinstance(examples, Sized) else None
 
 
 class _Listener(Callback):  # type: ignore[misc]

@@ -107,12 +107,12 @@ def test_each_round_trains_as_long_as_the_trainer_was_built_for(tmp_path: Path) 
     def main() -> None:
         line, own = Line(), trainer(max_epochs=2)
         for _task in rounds(own, line):
-            own.fit(line, loader(), loader())
+            own.fit(line, loader(), DataLoader(TensorDataset(X[:3], Y[:3])))
 
     run(server, main, tmp_path)
     slopes = [float(update.tensors["layer.weight"].item()) for update in server.updates]
     assert slopes == pytest.approx([slope_after(n) for n in (2, 4, 6)], rel=1e-6)
-    assert {update.weight for update in server.updates} == {4}
+    assert {(update.weight, update.metrics_weight) for update in server.updates} == {(4, 3)}
 
 
 def test_steps_bound_a_round_where_the_trainer_counts_steps(tmp_path: Path) -> None:
