@@ -37,7 +37,7 @@ class CyclicJob(TrainingJob):
 def cyclic(job: CyclicJob) -> ModelRef:
     """Trains one model at one site after another, round after round."""
     with federation(job) as fed:
-        rounds = Rounds(fed, job)
+        rounds = Rounds(fed, job, all_alike=False)
         for state in rounds:
             relay = fed.relay(
                 "train", state.model, round=rounds.number, sites=rounds.chosen, order=job.order,

@@ -13,17 +13,15 @@ server says with each task (`counted`): an update that got lost, or was done twi
 c = 1 / N sum_i c_i as it is. We send y_i in the place of y_i - x, and average buffers.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 from prefect import flow
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefect_federated.aggregators import weighted_mean
-from prefect_federated.control_variates import joined, server_step
-from prefect_federated.messages import JsonValue, Reply, Tensor, Tensors, Update
+from prefect_federated.control_variates import joined, server_step, zeros_for
+from prefect_federated.messages import JsonValue
+from prefect_federated.tasks.counted import Counted
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import takes
 from prefect_federated.tasks.rounds import Rounds, TrainingJob
@@ -47,6 +45,16 @@ class ScaffoldJob(TrainingJob):
         "numbers of 'examples' as in FedAvg.",
     )
 
+    @model_validator(mode="after")
+    def _sites_keep_what_they_send(self) -> "ScaffoldJob":
+        for spec in self.filters:
+            if spec.filter in ("clip", "top_k"):
+                raise ValueError(
+                    f"the filter {spec.filter!r} changes the sites' control variates on their way, "
+                    "and SCAFFOLD does not converge then; leave it out, or take fedavg or fedopt"
+                )
+        return self
+
 
 @flow(name="scaffold", retries=2, persist_result=True, result_serializer="json")
 @takes(ScaffoldJob)
@@ -55,62 +63,17 @@ def scaffold(job: ScaffoldJob) -> ModelRef:
     with federation(job) as fed:
         rounds = Rounds(fed, job)
         for state in rounds:
-            control = state.extra.get("control", {})  # nothing yet: zero
-            counted = Counted.of(state.extra.get("counted", {}), rounds.number, job.weighting)
+            control = state.extra.get("control") or zeros_for(state.model)
+            counted = Counted.of(state.extra, rounds.number, job.weighting)
             config: dict[str, JsonValue] = {"option": job.option, "counted": {**counted.rounds}}
             updates = rounds.ask(
                 "scaffold", joined(state.model, control), config=config, late_weight=0,
-                same_tensors=bool(control),
+                same_tensors=True,
             )  # fmt: skip
             mean = weighted_mean(counted.counting(updates))
-            share = counted.share_of(len(fed.hub.sites))
-            model, control = server_step(state.model, control, mean, lr=job.server_lr, share=share)
-            rounds.done(model, {"control": control, "counted": counted.as_tensors()})
+            kept, share = counted.shares(len(fed.hub.sites))
+            model, control = server_step(
+                state.model, control, mean, job.server_lr, share, kept, counted.buffers
+            )
+            rounds.done(model, {"control": control, **counted.as_extra()})
         return rounds.finish()
-
-
-class Counted:
-    """Whose update was counted last in which round, and with which weight.
-
-    Args:
-        rounds: Site -> the last round whose update was counted.
-        weights: Site -> the weight of that update.
-        number: The round that is under way.
-        weighting: "uniform", or "examples".
-    """
-
-    def __init__(
-        self, rounds: dict[str, int], weights: dict[str, float], number: int, weighting: str
-    ) -> None:
-        self.rounds: dict[str, JsonValue] = {**rounds}
-        self._weights = weights
-        self._number = number
-        self._is_uniform = weighting == "uniform"
-
-    @staticmethod
-    def of(tensors: Tensors, number: int, weighting: str) -> "Counted":
-        """Returns what `as_tensors` has kept."""
-        rounds = {site: int(kept[0]) for site, kept in tensors.items()}
-        weights = {site: float(kept[1]) for site, kept in tensors.items()}
-        return Counted(rounds, weights, number, weighting)
-
-    def counting(self, replies: Iterable[Reply]) -> Iterator[Reply]:
-        """Passes replies on with their weights in the mean, and notes whose they are."""
-        for reply in replies:
-            if isinstance(reply, Update):
-                reply = replace(reply, weight=1.0) if self._is_uniform else reply
-                self.rounds[reply.site] = self._number
-                self._weights[reply.site] = reply.weight
-            yield reply
-            del reply
-
-    def share_of(self, sites: int) -> float:
-        """Returns the weight of the round's updates over that of all sites (|S| / N)."""
-        known = sum(self._weights.values())
-        everyone = known + (sites - len(self._weights)) * known / len(self._weights)
-        here = [site for site, number in self.rounds.items() if number == self._number]
-        return sum(self._weights[site] for site in here) / everyone
-
-    def as_tensors(self) -> dict[str, Tensor]:
-        """Returns the same as tensors: site -> [round, weight]."""
-        return {site: np.array([self.rounds[site], self._weights[site]]) for site in self.rounds}

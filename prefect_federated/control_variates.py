@@ -72,13 +72,28 @@ def parted(tensors: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return model, control
 
 
+def zeros_for(model: Tensors) -> dict[str, Tensor]:
+    """Returns the control variate of the first round: zero, for each float tensor of the model."""
+    return {
+        name: np.zeros(array.shape, array.dtype)
+        for name, array in model.items()
+        if np.issubdtype(array.dtype, np.inexact)
+    }
+
+
 def server_step(
-    model: Tensors, control: Tensors, mean: Tensors, lr: float = 1.0, share: float = 1.0
+    model: Tensors,
+    control: Tensors,
+    mean: Tensors,
+    lr: float = 1.0,
+    share: float = 1.0,
+    kept: float = 1.0,
+    buffers: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the server's next x and c.
 
         x <- x + lr (mean of y_i - x)
-        c <- c + share (mean of c_i+ - c_i)
+        c <- kept c + share (mean of c_i+ - c_i)
 
     Tensors without a control variate, such as a batch norm's statistics, become their mean.
 
@@ -88,15 +103,23 @@ def server_step(
         mean: The mean of the round's updates, control variates with their prefix.
         lr: The server's learning rate; with 1 the new model is the mean, bit for bit.
         share: Which share of all sites answered, |S| / N.
+        kept: What the last c is multiplied by: 1, unless N has changed.
+        buffers: Names of tensors that are averaged, and have no control variate.
 
     Source: Algorithm 1, lines 16 and 17.
     """
     trained, changes = parted(mean)
+    changes = {name: change for name, change in changes.items() if name not in buffers}
     new = {**model, **trained}
     if lr != 1:
         moves = {name: np.subtract(trained[name], model[name]) for name in changes}
         new |= stepped({name: model[name] for name in moves}, moves, lr)
-    start = {name: np.zeros_like(change) for name, change in changes.items()} | dict(control)
+    start = {
+        name: np.multiply(control[name], change.dtype.type(kept))
+        if name in control
+        else np.zeros_like(change)
+        for name, change in changes.items()
+    }
     return new, stepped(start, changes, share)
 
 

@@ -40,14 +40,19 @@ class Selection:
         by: A metric of the executor: "accuracy" (the higher the better), or "-loss" (the lower the
             better). Its mean over the sites is weighted by their numbers of examples.
         patience: Rounds without a better model after which it is enough; None for no end.
+        all_alike: Whether all sites of a round train from the same model. In a relay they do not:
+            what they measure before they train is of no one model.
     """
 
-    def __init__(self, fed: Federation, by: str, patience: int | None = None) -> None:
+    def __init__(
+        self, fed: Federation, by: str, patience: int | None = None, *, all_alike: bool = True
+    ) -> None:
         self.best: Score | None = None
         self._fed = fed
         self._by = by
         self._name, self._sign = by.removeprefix("-"), -1.0 if by.startswith("-") else 1.0
         self._patience = patience
+        self._all_alike = all_alike
         self._judged = -1  # the newest round whose model was judged
         for row in fed.reporter.history:
             self._recall(row)
@@ -55,9 +60,10 @@ class Selection:
     @property
     def is_enough(self) -> bool:
         """Whether the models have not become better for so many rounds."""
-        if self._patience is None or self.best is None:
+        if self._patience is None:
             return False
-        return self._judged - self.best.round >= self._patience
+        since = -1 if self.best is None else self.best.round
+        return self._judged - since >= self._patience
 
     @property
     def path(self) -> str | None:
@@ -77,7 +83,7 @@ class Selection:
         Raises:
             ConfigurationError: there are such metrics, but not this one.
         """
-        measured = _before_training(metrics)
+        measured = self._before_training(metrics)
         if measured and state.round > self._judged:
             self._judge(state, measured)
 
@@ -93,7 +99,7 @@ class Selection:
             ConfigurationError: it gives no such metric.
             QuorumNotReached: too few sites have evaluated.
         """
-        if not _before_training(metrics):
+        if not self._before_training(metrics):
             self._judge(state, self._evaluated(state))
 
     def at_the_end(self, state: State, metrics: Mapping[str, float]) -> None:
@@ -103,7 +109,7 @@ class Selection:
             state: The state after the last round.
             metrics: Means over the sites; may be empty.
         """
-        if metrics and state.round > self._judged:
+        if self._name in metrics and state.round > self._judged:
             self._judge(state, metrics)
 
     def _evaluated(self, state: State) -> Mapping[str, float]:
@@ -138,10 +144,17 @@ class Selection:
     def _note(self, score: Score) -> None:
         self.best = score
 
+    def _before_training(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {
+            name.removeprefix(BEFORE_TRAINING): value
+            for name, value in metrics.items()
+            if self._all_alike and name.startswith(BEFORE_TRAINING)
+        }
+
     def _recall(self, row: Mapping[str, JsonValue]) -> None:
         """Takes from a row of the table what an earlier attempt has judged."""
         number = int(str(row["round"]))
-        before = row.get(BEFORE_TRAINING + self._name)
+        before = row.get(BEFORE_TRAINING + self._name) if self._all_alike else None
         plain = row.get(self._name) if row["kind"] == "evaluate" and number else None
         for value, judged in ((before, number - 1), (plain, number)):
             if isinstance(value, int | float):
@@ -177,14 +190,6 @@ def with_best(reference: ModelRef, selection: Selection | None) -> ModelRef:
         return reference
     best = {"best_path": selection.path, "best_round": selection.best.round}
     return reference.model_copy(update=best)
-
-
-def _before_training(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {
-        name.removeprefix(BEFORE_TRAINING): value
-        for name, value in metrics.items()
-        if name.startswith(BEFORE_TRAINING)
-    }
 
 
 def _as_in_the_table(value: float) -> float:

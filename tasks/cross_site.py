@@ -44,6 +44,13 @@ def cross_site_evaluation(
         SnapshotFailed: the file could not be written.
         StaleController: a newer attempt of the job has taken over.
     """
+    with fed.untold():
+        matrix = _matrix(fed, site_models, model, round)
+    _publish(fed, matrix)
+    return matrix
+
+
+def _matrix(fed: Federation, site_models: SiteModels, model: Tensors, round: int) -> Matrix:
     sites, kept = tuple(sorted(fed.hub.sites)), site_models.sites
     rows = [ModelRow(None, round, _evaluated(fed, model))]
     for site, stored in kept.items():
@@ -55,9 +62,7 @@ def cross_site_evaluation(
             continue
         rows.append(ModelRow(site, stored.round, _evaluated(fed, own)))
         del own  # before the next one is read
-    matrix = Matrix(tuple(rows), sites, tuple(site for site in sites if site not in kept))
-    _publish(fed, matrix)
-    return matrix
+    return Matrix(tuple(rows), sites, tuple(site for site in sites if site not in kept))
 
 
 def _evaluated(fed: Federation, model: Tensors) -> dict[str, Measured | SiteFailure]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 
 from prefect.exceptions import Abort, Pause
 from prefect.logging import get_run_logger
@@ -33,6 +34,7 @@ from prefect_federated.tasks.server_filters import ServerFilters
 from prefect_federated.tasks.simulated import current_simulation, simulated
 from prefect_federated.tasks.tracking import Tracking, wanted
 from prefect_federated.transport.hub import Hub
+from prefect_federated.transport.signals import Moment
 
 __all__ = ["Federation", "current_federation", "federation", "first_completed"]
 
@@ -76,6 +78,16 @@ class Federation:
         """The sites that are connected now."""
         return self.hub.attached()
 
+    @contextmanager
+    def untold(self) -> Iterator[None]:
+        """Tells nobody of the updates inside the block, which are of models of single sites."""
+        listeners = list(self.hub.listeners)
+        self.hub.listeners[:] = [partial(_but_updates, listener) for listener in listeners]
+        try:
+            yield
+        finally:
+            self.hub.listeners[:] = listeners
+
     def can(self, kind: str) -> bool:
         """Whether the executor of a connected site does this kind of site task."""
         return any(self.hub.can(site, kind) for site in self.hub.attached())
@@ -103,6 +115,11 @@ class Federation:
         began_at = min((future.replies.began_at for future in futures), default=time.time())
         calls = [future.replies.call for future in futures]
         return self.asker.record(calls, began_at, round=round)
+
+
+def _but_updates(listener: Callable[[Moment], None], moment: Moment) -> None:
+    if moment.name != "update_received":
+        listener(moment)
 
 
 _current: ContextVar[Federation] = ContextVar("prefect_federated_federation")

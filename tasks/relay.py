@@ -117,7 +117,7 @@ class RelayReplies:
             site = waiting.popleft()
             reply = self._ask(site, course.timeout_s)
             if isinstance(reply, Update):
-                self.model = reply.tensors
+                self.model = {**self.model, **reply.tensors}  # a filter may keep some at a site
             elif course.on_missing == "fail":
                 raise QuorumNotReached(
                     f"{course.what}: the relay ended at site {site!r}, which did not answer: "
@@ -149,7 +149,7 @@ class RelayReplies:
             if not isinstance(reply, Update):
                 self._calls.pop()  # it is not counted
                 continue
-            self.model = reply.tensors
+            self.model = {**self.model, **reply.tensors}  # a filter may keep some at a site
             yield reply
             del reply
 

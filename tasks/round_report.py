@@ -32,7 +32,7 @@ class RoundReport:
         seconds: From the first call until the last reply.
         bytes_sent: Bytes to the sites, heads included.
         bytes_received: Bytes from the sites whose updates counted.
-        metrics: Name -> mean over the sites, weighted.
+        metrics: Name -> mean over the sites, weighted; without late updates, if there are others.
         failures: Site -> reason.
         filters: "point filter" -> bytes before and after it, all messages together.
         late: Updates that came too late for their own round, and counted in this one.
@@ -76,7 +76,7 @@ class RoundReport:
             ),
             bytes_sent=sum(report.bytes_sent for report in reports),
             bytes_received=sum(report.bytes_received for report in reports),
-            metrics=_mean_metrics(answered),
+            metrics=_mean_metrics([r for r in answered if not r.staleness] or answered),
             failures={r.site: r.reason for r in reports if r.reason is not None},
             filters=_filter_totals(calls),
             late=sum(report.staleness > 0 for report in answered),

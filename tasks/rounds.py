@@ -76,6 +76,15 @@ class TrainingJob(JobParameters):
             raise ValueError("patience needs best_by: the metric by which a model is better")
         return self
 
+    @model_validator(mode="after")
+    def _updates_are_models(self) -> "TrainingJob":
+        if any(spec.filter == "difference" for spec in self.filters):
+            raise ValueError(
+                "with the filter 'difference' sites send changes of the model, and this job takes "
+                "them for models; it is for jobs that add changes up, such as fedbuff"
+            )
+        return self
+
 
 class AggregatingJob(TrainingJob):
     """The parameters of a job that can choose how the sites' models become one."""
@@ -115,9 +124,10 @@ class Rounds:
     Args:
         fed: The running federation.
         job: The job's parameters.
+        all_alike: Whether all sites of a round train from the same model; in a relay they do not.
     """
 
-    def __init__(self, fed: Federation, job: TrainingJob) -> None:
+    def __init__(self, fed: Federation, job: TrainingJob, *, all_alike: bool = True) -> None:
         self.fed = fed
         self.job = job
         self.state = restore() or State(model=initial_model(fed, job.initial_model))
@@ -126,7 +136,9 @@ class Rounds:
             None if job.sites_per_round is None else sample(job.sites_per_round)
         )
         """The rule by which a round's sites are chosen; None for all."""
-        self._selection = Selection(fed, job.best_by, job.patience) if job.best_by else None
+        self._selection = (
+            Selection(fed, job.best_by, job.patience, all_alike=all_alike) if job.best_by else None
+        )
         self._site_models = SiteModels(fed) if job.cross_site_evaluation else None
         self._read: Replies | RelayReplies | None = None
 
@@ -206,12 +218,14 @@ class Rounds:
         return {name: array for name, array in update.tensors.items() if name in self.state.model}
 
     def _goes_on(self) -> bool:
-        selection = self._selection
-        if selection is not None and selection.is_enough and selection.best is not None:
+        if self._selection is not None and self._selection.is_enough:
+            best, by = self._selection.best, str(self.job.best_by).removeprefix("-")
             get_run_logger().info(
-                "the models have not become better for %d rounds; the best, after round %d, has "
-                "%s %.5g", self.job.patience, selection.best.round,
-                str(self.job.best_by).removeprefix("-"), selection.best.value,
-            )  # fmt: skip
+                "the models have not become better for %d rounds; %s",
+                self.job.patience,
+                f"none has a finite {by}"
+                if best is None
+                else f"the best, after round {best.round}, has {by} {best.value:.5g}",
+            )
             return False
         return self.state.round not in self.job.pause_after or person_agrees(self.state.round)

@@ -114,7 +114,11 @@ def test_every_python_block_compiles(name: str) -> None:
     [
         (0, "documented_0", {"initialize", "train", "evaluate"}),
         (1, "documented_1:main", set()),
-        (2, "documented_2:network", {"initialize", "train", "evaluate"}),
+        (
+            2,
+            "documented_2:network",
+            {"initialize", "train", "evaluate", "scaffold", "ditto"},
+        ),
     ],
 )
 def test_the_documented_executors_are_executors(

@@ -107,9 +107,11 @@ def _table(rows: Sequence[Mapping[str, JsonValue]]) -> Table:
     from prefect_federated.tasks.round_report import COLUMNS
 
     metrics = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
-    table = Table("round", "sites", "s", "sent", "received", *metrics)
+    table = Table()
+    for name in ("round", "sites", "s", "sent", "received", *metrics):
+        table.add_column(name, overflow="fold")  # a cut number would be another number
     if any(row["failures"] for row in rows):
-        table.add_column("failures")
+        table.add_column("failures", overflow="fold")
     for row in rows:
         sent, received = (float(str(row[name])) for name in ("bytes_sent", "bytes_received"))
         table.add_row(

@@ -23,6 +23,11 @@ def problem(site: str) -> tuple[Vector, Vector]:
     return random.uniform(0.2, 3.0, 3), random.normal(scale=5.0, size=3)
 
 
+def weight(site: str) -> float:
+    """Returns a site's number of examples: 10 for site-1, 20 for site-2, ..."""
+    return 10.0 * int(site.rpartition("-")[2])
+
+
 def optimum(sites: list[str]) -> Vector:
     """Returns the minimum of the sites' mean loss."""
     problems = [problem(site) for site in sites]
@@ -55,7 +60,8 @@ def train(model: Tensors, site: Site) -> Update:
     w, mu = start.copy(), site.number("mu", 0)
     for _ in range(STEPS):
         w -= LR * (h * (w - a) + mu * (w - start))
-    return Update({"w": w}, metrics={"loss": loss(start, site.name)})
+    name = "val_loss" if site.config.get("validates") else "loss"
+    return Update({"w": w}, metrics={name: loss(start, site.name)})
 
 
 @executor
@@ -71,7 +77,11 @@ def scaffold(received: Tensors, site: Site) -> Update:
         if option_of(site) == 2
         else control.option_1({"w": h * (control.model["w"] - a)})
     )
-    return Update(joined({"w": w}, change), metrics={"loss": loss(control.model["w"], site.name)})
+    return Update(
+        joined({"w": w}, change),
+        weight=weight(site.name) if site.config.get("weigh_unequally") else 1.0,
+        metrics={"loss": loss(control.model["w"], site.name)},
+    )
 
 
 @executor

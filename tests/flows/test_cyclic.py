@@ -58,3 +58,21 @@ def test_a_site_that_fails_is_passed_over_or_ends_the_job_as_it_says() -> None:
     assert "site-2: ValueError" in str(result.metrics[1]["failures"])
     with pytest.raises(QuorumNotReached, match="ended at site 'site-2'"):
         simulate(cyclic, sites=3, parameters={**parameters, "on_missing": "fail"})
+
+
+def test_the_best_model_is_judged_by_what_all_sites_measure_of_it() -> None:
+    """What a site measures before it trains is of its predecessor's model, not of the round's."""
+    parameters: dict[str, JsonValue] = {
+        "executor": EXECUTOR, "rounds": 2, "best_by": "-loss", "config": {"validates": True}
+    }  # fmt: skip
+    result = simulate(cyclic, sites=3, parameters=parameters)
+    sites = ["site-1", "site-2", "site-3"]
+    for rounds in (1, 2):
+        measured = next(
+            row["loss"]
+            for row in result.metrics
+            if row["kind"] == "evaluate" and row["round"] == rounds
+        )
+        model = trained_by(sites * rounds)
+        expected = np.mean([quadratics.loss(model, site) for site in sites])
+        assert measured == pytest.approx(expected, rel=1e-6)

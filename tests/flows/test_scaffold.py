@@ -116,3 +116,20 @@ def test_weights_by_examples_agree_in_both_means() -> None:
     """With equal weights of examples it is the paper's uniform mean."""
     result = run(rounds=2, weighting="examples")
     np.testing.assert_array_equal(result.model["w"], run(rounds=2).model["w"])
+
+
+def test_unequal_weights_of_sites_that_come_in_different_rounds_agree() -> None:
+    """c = sum_i n_i c_i / sum_i n_i, though the sum of all n_i is known only when all have come."""
+    result = run(
+        rounds=4, sites_per_round=2, weighting="examples", config={"weigh_unequally": True}
+    )
+    kept = kept_at_sites(result)
+    assert list(kept) == SITES
+    weights = [quadratics.weight(site) for site in SITES]
+    expected = np.average([kept[site] for site in SITES], axis=0, weights=weights)
+    np.testing.assert_allclose(control_of(result), expected, rtol=0, atol=1e-12)
+
+
+def test_filters_that_change_the_variates_on_their_way_are_refused() -> None:
+    with pytest.raises(ValueError, match="'clip' changes the sites' control variates"):
+        run(rounds=1, filters=[{"filter": "clip", "at": "leaving_site", "max_norm": 1}])

@@ -139,3 +139,8 @@ def test_a_metric_that_is_not_finite_never_wins(trial: Trial) -> None:
 def test_patience_without_a_metric_is_refused(trial: Trial) -> None:
     with pytest.raises(ValueError, match="patience needs best_by"):
         trial.run([0.1], rounds=1, patience=2)
+
+
+def test_updates_that_are_changes_of_the_model_are_refused(trial: Trial) -> None:
+    with pytest.raises(ValueError, match="takes them for models"):
+        trial.run([0.1], rounds=1, filters=[{"filter": "difference", "at": "leaving_site"}])

@@ -10,6 +10,7 @@ from prefect_federated.adapters.torch.fedprox import proximal, train
 from prefect_federated.adapters.torch.settings import at_least_0, whole
 from prefect_federated.adapters.torch.tensors import load_tensors, tensors_of
 from prefect_federated.adapters.torch.training import LocalModel, trained_parameters
+from prefect_federated.errors import ConfigurationError
 from prefect_federated.kept import Kept
 from prefect_federated.messages import Tensors, Update
 
@@ -32,6 +33,12 @@ def ditto(local: LocalModel, received: Tensors) -> Update:
     """
     site, module = local.site, local.module
     strength = at_least_0(site, "ditto_lambda", DEFAULT_LAMBDA)
+    if strength * local.settings.lr >= 2:
+        raise ConfigurationError(
+            f"ditto_lambda is {strength} and lr {local.settings.lr}: steps of lr * ditto_lambda = "
+            f"{strength * local.settings.lr:g} overshoot, and the personal model diverges. Their "
+            "product must be below 2; lower either."
+        )
     epochs = whole(site, "ditto_epochs", local.settings.epochs, at_least=1)
     kept = Kept(site.state, "personal")
     before = kept.newest_before(site.round)

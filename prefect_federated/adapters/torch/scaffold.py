@@ -38,8 +38,7 @@ def scaffold(local: LocalModel, received: Tensors) -> Update:
     option = option_of(site)
     if at_least_0(site, "mu", 0):
         raise ConfigurationError("config 'mu' is FedProx's; SCAFFOLD has no proximal term.")
-    if option == 2:
-        _check_plain(local.fresh_optimizer())
+    lr = _plain_lr(local.fresh_optimizer()) if option == 2 else 0.0
     control = LocalControl(received, site, _names(module))
     load_tensors(module, control.model)
     measured = local.measure("val_")
@@ -49,7 +48,7 @@ def scaffold(local: LocalModel, received: Tensors) -> Update:
     if option == 1:
         change = control.option_1(at_received)
     else:
-        change = control.option_2(tensors, trained.steps, local.settings.lr)
+        change = control.option_2(tensors, trained.steps, lr)
     return Update(
         joined(tensors, change),
         weight=trained.rows,
@@ -90,7 +89,8 @@ def _names(module: nn.Module) -> list[str]:
     return [name for name, each in named if each.is_floating_point() or each.is_complex()]
 
 
-def _check_plain(optimizer: torch.optim.Optimizer) -> None:
+def _plain_lr(optimizer: torch.optim.Optimizer) -> float:
+    """Returns the learning rate of plain SGD, which option 2 divides by."""
     groups = optimizer.param_groups
     rates = {float(group["lr"]) for group in groups}
     momentum = max(group.get("momentum", 0) for group in groups)
@@ -101,3 +101,4 @@ def _check_plain(optimizer: torch.optim.Optimizer) -> None:
             f"momentum {momentum}. Set the job's option to 1, or train with SGD without momentum "
             "and with one learning rate."
         )
+    return rates.pop()
