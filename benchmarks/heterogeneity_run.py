@@ -54,12 +54,13 @@ def train(run: Run, images: ImageSet, settings: Settings, folder: Path) -> Resul
                 **own,
             },
         )
+        accuracy = _accuracy_by_round(result.metrics)
     except (FederatedError, ValueError) as error:
         return Result(seconds=time.time() - began, error=f"{type(error).__name__}: {error}")
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return Result(
-        accuracy=_accuracy_by_round(result.metrics),
+        accuracy=accuracy,
         site_images=sizes,
         seconds=round(time.time() - began, 2),
         failures=sum(_unanswered(row) for row in result.metrics),
@@ -86,6 +87,8 @@ def _divide(images: ImageSet, sites: int, run: Run, folder: Path) -> list[int]:
 def _accuracy_by_round(rows: Sequence[Mapping[str, JsonValue]]) -> list[float]:
     """A round's sites measure the model that they receive, which is that of the round before."""
     received = [row["val_accuracy"] for row in rows if "val_accuracy" in row]
+    if "accuracy" not in rows[-1]:
+        raise ValueError(f"no site has measured the last model: {rows[-1]['failures']}")
     return [float(str(value)) for value in (*received[1:], rows[-1]["accuracy"])]
 
 
