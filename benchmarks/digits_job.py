@@ -20,7 +20,7 @@ def main(file: Path, data: Path, rounds: int) -> None:
         parameters={
             "executor": "digits",
             "rounds": rounds,
-            "config": {"epochs": 1, "momentum": 0.9, "lr": 0.05, "threads": 1},
+            "config": {"epochs": 1, "batch_size": 32, "momentum": 0.9, "threads": 1},
         },
     )
     file.write_text(

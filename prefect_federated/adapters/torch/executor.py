@@ -55,8 +55,9 @@ class TorchExecutor:
         metrics: Outputs and targets of a test batch -> name -> mean over the batch.
         lr: Learning rate, 0 or more.
         epochs: Passes over the training examples a round, at least 1.
-        batch_size: Examples a step; 0 for all at once. A `DataLoader` keeps its own. With batch
-            normalization a last batch of one example joins the one before.
+        batch_size: Examples a step, and a quarter of those that are measured at once; 0 for all. A
+            `DataLoader` keeps its own. With batch normalization a last batch of one example joins
+            the one before.
         device: "auto" (where `build` puts the module), "cpu", "cuda" or "cuda:1".
         precision: "float32" (the module's own dtypes), or mixed precision with "bfloat16" or
             "float16": the parameters stay what they are, and travel so.

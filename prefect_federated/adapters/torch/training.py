@@ -26,6 +26,9 @@ from prefect_federated.adapters.torch.settings import Settings, set_options
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site
 
+_MEASURED_AT_ONCE = 4
+"""Batches that are measured together: without gradients they need less memory than one to train."""
+
 Correction: TypeAlias = Callable[[], None]
 """Changes the gradients of the parameters in place, after the backward pass of each local step."""
 
@@ -178,6 +181,8 @@ class LocalModel:
         precision = precision or self.settings.precision
         has_norm = any(isinstance(part, _BATCH_NORM) for part in self.module.modules())
         size = self.settings.batch_size
+        if not torch.is_grad_enabled():
+            size *= _MEASURED_AT_ONCE
         with stream:  # a loader draws a seed when it begins
             upcoming: Iterator[tuple[Tensor, Tensor]] = iter(
                 batches(examples, size, order, pairs_at_least=has_norm and self.module.training)
