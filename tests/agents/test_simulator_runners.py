@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import numpy as np
 import pytest
+from prefect import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.events.worker import EventsWorker
 from prefect.states import Running
@@ -31,12 +31,12 @@ def job(rounds: int, quorum: float = 1.0, **config: JsonValue) -> dict[str, Json
     return {"executor": EXECUTOR, "rounds": rounds, "quorum": quorum, "config": config}
 
 
-def task_runs(api: str, result: SimulationResult) -> list[tuple[str, str]]:
+def task_runs(result: SimulationResult) -> list[tuple[str, str]]:
     """Returns the names and states of the Prefect task runs of a simulated job."""
     flow_run = result.path.parent.name
     query = {"flow_runs": {"id": {"any_": [flow_run]}}, "limit": 200}
-    with httpx.Client(trust_env=False, timeout=30) as client:
-        found = client.post(f"{api}/task_runs/filter", json=query).raise_for_status().json()
+    with get_client(sync_client=True) as client:  # it asks again while the database is locked
+        found = client.request("POST", "/task_runs/filter", json=query).json()
     return [(run["name"], run["state_name"]) for run in found]
 
 
@@ -62,9 +62,7 @@ def test_with_one_lane_a_model_is_the_same_to_the_last_bit_every_time(tmp_path: 
         np.testing.assert_array_equal(model, models[0])
 
 
-def test_prefects_records_of_a_round_do_not_grow_with_the_sites(
-    prefect_api: str, tmp_path: Path
-) -> None:
+def test_prefects_records_of_a_round_do_not_grow_with_the_sites(tmp_path: Path) -> None:
     recorded = []
     for sites in (40, 400):
         result = simulate(
@@ -74,9 +72,7 @@ def test_prefects_records_of_a_round_do_not_grow_with_the_sites(
             parameters={**job(1), "min_sites": sites},
         )
         assert [row["sites"] for row in result.metrics] == ["1/1", f"{sites}/{sites}"]
-        recorded.append(
-            len([name for name, _ in task_runs(prefect_api, result) if "train" in name])
-        )
+        recorded.append(len([name for name, _ in task_runs(result) if "train" in name]))
     assert recorded[0] <= 8
     assert recorded[1] <= recorded[0]
 
@@ -91,7 +87,7 @@ def strict_dask() -> Iterator[None]:
 
 
 def test_a_dask_worker_that_dies_is_replaced_and_its_batch_is_done_by_another(
-    prefect_api: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     result = simulate(
         sites=12,
@@ -105,11 +101,11 @@ def test_a_dask_worker_that_dies_is_replaced_and_its_batch_is_done_by_another(
     expected = simulate(sites=12, threads=1, output=tmp_path / "t", parameters=job(2))
     # A site of the lost batch that had trained already has done so once more: its weight is 3.
     assert result.metrics[1]["count"] == expected.metrics[1]["count"] == 1
-    assert len([name for name, _ in task_runs(prefect_api, result) if "on Dask" in name]) <= 9
+    assert len([name for name, _ in task_runs(result) if "on Dask" in name]) <= 9
 
 
 def test_a_batch_that_is_lost_on_dask_costs_its_sites_not_the_job(
-    prefect_api: str, strict_dask: None, tmp_path: Path
+    strict_dask: None, tmp_path: Path
 ) -> None:
     result = simulate(
         sites=12,
@@ -126,14 +122,12 @@ def test_a_batch_that_is_lost_on_dask_costs_its_sites_not_the_job(
     assert second["sites"] == f"{12 - len(lost)}/12"
 
     def ends() -> set[str]:
-        return {state for name, state in task_runs(prefect_api, result) if "on Dask" in name}
+        return {state for name, state in task_runs(result) if "on Dask" in name}
 
     eventually(lambda: ends() == {"Completed", "Crashed"}, "each batch is shown as done or lost")
 
 
-def test_a_lost_batch_is_shown_as_lost_in_whichever_order_prefect_hears_of_it(
-    prefect_api: str,
-) -> None:
+def test_a_lost_batch_is_shown_as_lost_in_whichever_order_prefect_hears_of_it() -> None:
     begun: list[State[object]] = [Running(timestamp=datetime.now(UTC)) for _ in range(2)]
     batches = [TaskRun(id=uuid4(), name="b", task_key="b", dynamic_key=str(n)) for n in range(2)]
     emit_task_run_state_change_event(batches[0], None, begun[0])
@@ -144,10 +138,10 @@ def test_a_lost_batch_is_shown_as_lost_in_whichever_order_prefect_hears_of_it(
 
     def shown() -> list[tuple[str, str]]:
         query = {"task_runs": {"id": {"any_": [str(batch.id) for batch in batches]}}}
-        with httpx.Client(trust_env=False, timeout=30) as client:
-            found = client.post(f"{prefect_api}/task_runs/filter", json=query).json()
+        with get_client(sync_client=True) as client:  # it asks again while the database is locked
+            found = client.request("POST", "/task_runs/filter", json=query).json()
             states = [
-                client.get(f"{prefect_api}/task_run_states/?task_run_id={run['id']}").json()
+                client.request("GET", "/task_run_states/", params={"task_run_id": run["id"]}).json()
                 for run in found
             ]
         if any(len(known) < 2 for known in states) or any(not run["state"] for run in found):
