@@ -6,11 +6,13 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.runtime import flow_run
 
 from prefect_federated.aggregators import weighted_mean
@@ -57,11 +59,12 @@ def updates(*sites: str) -> Iterator[Reply]:
 
 
 def page_of(run: str) -> str:
+    of_the_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run)]))
     with get_client(sync_client=True) as client:
         (found,) = [
             artifact
-            for artifact in client.read_artifacts()
-            if str(artifact.flow_run_id) == run and str(artifact.key).endswith("cross-site")
+            for artifact in client.read_artifacts(artifact_filter=of_the_run)
+            if str(artifact.key).endswith("cross-site")
         ]
     return str(found.data)
 
