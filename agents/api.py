@@ -8,9 +8,11 @@ settings come from the environment, as always.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,6 +95,11 @@ def run(folder: Path, listen_on: Address) -> None:
     with bind(listen_on) as listener:
         prepare_environment()
         from prefect.server.api.server import create_app
+
+        from prefect_federated.agents.database import set_up_database
+
+        with contextlib.suppress(OSError, sqlite3.Error):  # then Prefect does it, at leisure
+            set_up_database()
 
         def is_stopping() -> bool:
             return api.should_exit

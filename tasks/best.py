@@ -128,7 +128,7 @@ class Selection:
         score = Score(state.round, _as_in_the_table(metrics[self._name]))
         if not self._is_better(score):
             return
-        self._note(score)
+        self.best = score
         reference = publish(state, _NAME)
         detail: dict[str, JsonValue] = {
             "metric": self._name, "value": score.value, "path": reference.path
@@ -140,9 +140,6 @@ class Selection:
         if not math.isfinite(score.value):
             return False
         return self.best is None or self._sign * score.value > self._sign * self.best.value
-
-    def _note(self, score: Score) -> None:
-        self.best = score
 
     def _before_training(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {
@@ -160,7 +157,7 @@ class Selection:
             if isinstance(value, int | float):
                 score = Score(judged, float(value))
                 if self._is_better(score):
-                    self._note(score)
+                    self.best = score
 
 
 def keep_best(fed: Federation, state: State, by: str) -> bool:

@@ -32,19 +32,30 @@ def schema(database: Path) -> tuple[dict[str, list[str]], list[tuple[str]]]:
 
 def test_the_database_is_the_one_that_prefects_own_server_makes(tmp_path: Path) -> None:
     ways = {
-        "ours": "from prefect_federated.agents.temporary_server import set_up_database\n"
+        "ours": "from prefect_federated.agents.database import set_up_database\n"
         "assert set_up_database()\n"
         "assert not set_up_database()\n",
+        "ours, anew, and from what is kept then": "import os, pathlib\n"
+        "from prefect_federated.agents import database\n"
+        "database._kept = lambda: pathlib.Path('kept/empty.db').absolute()\n"
+        "assert database.set_up_database()\n"
+        "os.remove(pathlib.Path(os.environ['PREFECT_HOME'], 'prefect.db'))\n"
+        "assert database.set_up_database()\n",
         "prefects": "import asyncio\n"
         "from prefect.server.database import provide_database_interface\n"
         "asyncio.run(provide_database_interface().create_db())\n",
     }
     for name, program in ways.items():
         subprocess.run(
-            [sys.executable, "-c", program], check=True, env=environment(tmp_path / name)
+            [sys.executable, "-c", program],
+            check=True,
+            cwd=tmp_path,
+            env=environment(tmp_path / name),
         )
-    ours, theirs = (schema(tmp_path / name / "prefect.db") for name in ways)
+    ours, anew, theirs = (schema(tmp_path / name / "prefect.db") for name in ways)
     assert ours == theirs
+    assert anew == theirs
+    assert schema(tmp_path / "kept" / "empty.db") == theirs
 
 
 PROGRAM = """

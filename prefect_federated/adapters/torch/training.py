@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+import torch._dynamo  # the first optimizer imports it: here no round waits for that
 from torch import Tensor, nn
 
 from prefect_federated.adapters.torch.examples import (
