@@ -25,7 +25,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_federated.agents.processes import call_this_process, end_with_parent
+from prefect_federated.agents.processes import PARENT, call_this_process, end_with_parent
 
 MODULES = {
     "prefect.engine": "fed-controller",
@@ -91,9 +91,9 @@ class ForkServer:
         except (OSError, ValueError):
             stub.close()
             return
-        pid = os.fork()
+        server, pid = os.getpid(), os.fork()
         if pid == 0:
-            _become(request, files)
+            _become(request, files, server)
         for file in files:
             os.close(file)
         run = _Run(pid, stub)
@@ -149,11 +149,11 @@ def _read_request(stub: socket.socket) -> tuple[dict[str, object], list[int]]:
     return request, list(files)
 
 
-def _become(request: dict[str, object], files: list[int]) -> None:
+def _become(request: dict[str, object], files: list[int], server: int) -> None:
     """Turns a fresh fork into the process that the stub stands in for; does not return."""
     code = 1
     try:
-        end_with_parent()
+        end_with_parent(server)
         call_this_process(MODULES[str(request["module"])])
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
@@ -163,6 +163,7 @@ def _become(request: dict[str, object], files: list[int]) -> None:
         os.closerange(_STREAMS, 256)  # the server's own: listener, stubs, wake-up pipe
         environment = request["environment"]
         assert isinstance(environment, dict)
+        environment.pop(PARENT, None)  # that is the stub's
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         os.environ.clear()
         os.environ.update(environment)

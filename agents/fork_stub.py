@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 
+PARENT = "PREFECT_FEDERATED_PARENT"  # as in `processes`, which takes long to import
+
 
 def main(path: str, module: str) -> None:
     """Asks for a fork, passes signals on to it, and ends as it ends."""
@@ -16,6 +18,8 @@ def main(path: str, module: str) -> None:
     try:
         server.connect(path)
     except OSError:
+        if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+            os._exit(1)  # the worker has died, and its fork server with it
         os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606 as given by us
     request = {"module": module, "environment": dict(os.environ), "folder": os.getcwd()}
     content = json.dumps(request).encode()

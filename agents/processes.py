@@ -18,6 +18,9 @@ _PR_SET_NAME = 15
 _ENDS_TOLERATED = 5
 _ENDS_IN_S = 60.0
 
+PARENT = "PREFECT_FEDERATED_PARENT"
+"""Environment variable: the process that a child of the agents was started by."""
+
 LEAN_MEMORY = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
@@ -31,8 +34,12 @@ Its own rule would keep it after the first round: measured, 300 MB more for a mo
 log = logging.getLogger("prefect_federated.processes")
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """Makes this process end at once when its parent dies, however the parent dies (Linux).
+
+    Args:
+        parent: The parent's process id; what PREFECT_FEDERATED_PARENT says if None. A parent that
+            has died already, while this process imported, is noticed by it.
 
     An agent that is stopped ends its children first, with patience. One that is killed takes its
     forwarder with it: a child that would still report something had nobody to report to, and could
@@ -40,7 +47,7 @@ def end_with_parent() -> None:
     """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    parent = parent or int(os.environ.pop(PARENT, os.getppid()))
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -115,7 +122,9 @@ class Child:
 
     async def _start(self) -> asyncio.subprocess.Process:
         self._process = await asyncio.create_subprocess_exec(
-            *self._arguments, env=self._environment, stdin=asyncio.subprocess.DEVNULL
+            *self._arguments,
+            env={**self._environment, PARENT: str(os.getpid())},
+            stdin=asyncio.subprocess.DEVNULL,
         )
         return self._process
 

@@ -37,7 +37,7 @@ from prefect.workers.process import (
 )
 
 from prefect_federated.agents import fork_server, fork_stub
-from prefect_federated.agents.processes import Child
+from prefect_federated.agents.processes import PARENT, Child
 
 Result = TypeVar("Result")
 
@@ -131,6 +131,7 @@ class ControllerConfiguration(ProcessJobConfiguration):
         super().prepare_for_flow_run(
             flow_run, deployment, flow, work_pool, worker_name, worker_id=worker_id
         )
+        self.env[PARENT] = str(os.getpid())
         if not self._command_configured and not (deployment and deployment.pull_steps):
             self.command = start_command("prefect.engine")
             self._command_configured = True
@@ -162,6 +163,7 @@ class SiteConfiguration(ProcessJobConfiguration):
         super().prepare_for_flow_run(
             flow_run, deployment, flow, work_pool, worker_name, worker_id=worker_id
         )
+        self.env[PARENT] = str(os.getpid())
         self.command = start_command("prefect_federated.agents.site_process")
         self._command_configured = True
 

@@ -118,13 +118,14 @@ class Besieged:
                 continue
 
     def left_running(self) -> list[str]:
-        """Returns what runs of this federation, whoever started it: name and process id."""
+        """Returns what runs of this federation, whoever started it: name, process id, command."""
         found: list[str] = []
-        for process in psutil.process_iter(["pid", "name", "status"]):
+        for process in psutil.process_iter(["pid", "name", "status", "cmdline"]):
             if process.pid == os.getpid() or process.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
             if str(self.sandbox.folder) in _words_of(process):
-                found.append(f"{process.info['name']} ({process.pid})")
+                command = " ".join(process.info["cmdline"] or ())
+                found.append(f"{process.info['name']} ({process.pid}): {command}")
         return found
 
 

@@ -9,6 +9,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
 import httpx
@@ -52,9 +53,9 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
         raise ConfigurationError("a federation can be opened only inside a Prefect flow run.")
     run_id = context.flow_run.id
     with get_client(sync_client=True) as client:
-        epoch = _claim_epoch(client, run_id)
+        attempt = claim(client, run_id)
         try:
-            with _opened(job, client, run_id, epoch) as (runs, online):
+            with _opened(job, client, attempt) as (runs, online):
                 try:
                     runs.dispatch(list(runs.hub.sites))
                     _wait_for_sites(job, runs, online)
@@ -70,7 +71,7 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
                     if _is_cancelled(client.read_flow_run(run_id)):
                         runs.end("cancelled", "the job was cancelled")
                     raise
-                _stop_if_stale(client, run_id, runs.hub)
+                stop_if_stale(client, attempt, runs.hub)
                 runs.end("completed", "all rounds are done")
         except StaleController as error:
             get_run_logger().warning("%s", error)
@@ -91,17 +92,32 @@ def _is_cancelled(run: FlowRun) -> bool:
     return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
 
 
-def _claim_epoch(client: SyncPrefectClient, run_id: UUID) -> int:
-    """Returns this attempt's number, larger than that of any attempt before, and publishes it."""
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a job.
+
+    Args:
+        run_id: The controller's flow run.
+        epoch: The attempt's number, larger than that of any attempt before.
+        run_count: How often Prefect had started the run; only a newer attempt raises it.
+    """
+
+    run_id: UUID
+    epoch: int
+    run_count: int
+
+
+def claim(client: SyncPrefectClient, run_id: UUID) -> Attempt:
+    """Makes this process the newest attempt of a job, and publishes its epoch."""
     run = client.read_flow_run(run_id)
     epoch = max(run.run_count, int(run.labels.get(EPOCH, 0)) + 1)
     put_labels(client, run_id, {EPOCH: epoch})
-    return epoch
+    return Attempt(run_id, epoch, run.run_count)
 
 
 @contextmanager
 def _opened(
-    job: JobParameters, client: SyncPrefectClient, run_id: UUID, epoch: int
+    job: JobParameters, client: SyncPrefectClient, attempt: Attempt
 ) -> Iterator[tuple[SiteRuns, list[str]]]:
     """Opens the job's endpoint and beats; yields the sites' runs, and who of them is online."""
     settings = Settings()
@@ -113,19 +129,19 @@ def _opened(
     kit = load_kit(settings.kit, role=Role.SERVER)
     asked, online = choose_sites(client, job)
     hub = Hub(
-        str(run_id),
-        epoch,
+        str(attempt.run_id),
+        attempt.epoch,
         asked,
         max_failures=job.max_failures,
         updates_in_memory=job.updates_in_memory,
     )
     with TlsEndpoint(hub, kit, settings.endpoint_host, settings.limits) as endpoint:
-        put_labels(client, run_id, {ENDPOINT: endpoint.address})
-        runs = SiteRuns(client, run_id, hub, job)
-        with _Pulse(client, run_id, runs, endpoint.address):
+        put_labels(client, attempt.run_id, {ENDPOINT: endpoint.address})
+        runs = SiteRuns(client, attempt.run_id, hub, job)
+        with _Pulse(client, attempt, runs, endpoint.address):
             yield runs, online
         try:
-            put_labels(client, run_id, {BEAT: ""})  # silence from here on is no death
+            put_labels(client, attempt.run_id, {BEAT: ""})  # silence from here on is no death
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             get_run_logger().warning("the last beat was not heard: %s", error)
 
@@ -172,16 +188,21 @@ def _wait_for_the_rest(runs: SiteRuns) -> None:
             hub.changed.wait(deadline - hub.clock())
 
 
-def _stop_if_stale(client: SyncPrefectClient, run_id: UUID, hub: Hub) -> FlowRun:
+def stop_if_stale(client: SyncPrefectClient, attempt: Attempt, hub: Hub) -> FlowRun:
     """Returns the job's run as Prefect has it now.
+
+    The label of the newest epoch alone would not do: an attempt that was frozen between reading and
+    writing the labels sets it back when it thaws.
 
     Raises:
         StaleController: a newer attempt has taken over; whoever waits in the hub learns it too.
     """
-    run = client.read_flow_run(run_id)
-    newest = int(run.labels.get(EPOCH, 0))
-    if newest > hub.epoch:
-        hub.interrupt(f"attempt {newest} of this job has taken over; attempt {hub.epoch} stops.")
+    run = client.read_flow_run(attempt.run_id)
+    newest = max(int(run.labels.get(EPOCH, 0)), run.run_count)
+    if newest > attempt.epoch or run.run_count > attempt.run_count:
+        hub.interrupt(
+            f"attempt {newest} of this job has taken over; attempt {attempt.epoch} stops."
+        )
         hub.raise_if_stale()
     return run
 
@@ -192,16 +213,16 @@ class _Pulse:
 
     Args:
         client: Prefect's client.
-        run_id: The controller's flow run.
+        attempt: This attempt of the job.
         runs: The sites' runs.
         endpoint: Where the job's endpoint listens.
     """
 
     def __init__(
-        self, client: SyncPrefectClient, run_id: UUID, runs: SiteRuns, endpoint: str
+        self, client: SyncPrefectClient, attempt: Attempt, runs: SiteRuns, endpoint: str
     ) -> None:
         self._client = client
-        self._run_id = run_id
+        self._attempt = attempt
         self._hub = runs.hub
         self._runs = runs
         self._endpoint = endpoint
@@ -268,10 +289,10 @@ class _Pulse:
             EPOCH: self._hub.epoch, ENDPOINT: self._endpoint, ROUND: self._hub.round,
             BEAT: f"{self._hub.epoch}.{self._beats}",
         }  # fmt: skip
-        put_labels(self._client, self._run_id, labels)
+        put_labels(self._client, self._attempt.run_id, labels)
 
     def _obey(self) -> None:
-        run = _stop_if_stale(self._client, self._run_id, self._hub)
+        run = stop_if_stale(self._client, self._attempt, self._hub)
         if _is_cancelled(run):
             self._runs.end("cancelled", "the job was cancelled")
         elif run.state is not None and run.state.is_final():

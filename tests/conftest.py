@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 # Before Prefect is imported, so that no test reads or writes this user's Prefect or MLflow.
@@ -10,6 +11,10 @@ _HOME = tempfile.mkdtemp(prefix="prefect-federated-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_"))]:
     del os.environ[_name]
+# A shell that runs the tests in the background makes them, and what they start, ignore SIGINT, by
+# which Prefect's own worker ends.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["PREFECT_HOME"] = _HOME
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"

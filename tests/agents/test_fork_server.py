@@ -115,3 +115,9 @@ def test_what_is_not_a_stubs_request_is_dropped_and_the_server_lives(socket_path
             client.connect(str(socket_path))
             client.sendall(junk)
     test_a_run_is_a_fork_and_its_output_and_status_are_the_stubs(socket_path)
+
+
+def test_a_stub_whose_worker_and_server_have_died_starts_nothing(tmp_path: Path) -> None:
+    stub = _stub(tmp_path / "nobody", {fork_stub.PARENT: str(os.getpid() + 1)})
+    assert stub.communicate()[0] == b""
+    assert stub.returncode == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from prefect_federated.agents.processes import Child
+from prefect_federated.agents.processes import PARENT, Child
 from prefect_federated.errors import FederatedError
 
 
@@ -93,3 +93,11 @@ time.sleep(60)
         process.kill()
         grandchild.wait(timeout=10)
     assert not grandchild.is_running()
+
+
+def test_a_process_whose_parent_died_while_it_was_starting_ends_as_well() -> None:
+    program = "from prefect_federated.agents.processes import end_with_parent; end_with_parent()"
+    command = [sys.executable, "-c", f"{program}; print('goes on')"]
+    for parent, says in ((os.getpid(), b"goes on\n"), (os.getpid() + 1, b"")):
+        environment = {**os.environ, PARENT: str(parent)}
+        assert subprocess.run(command, env=environment, stdout=subprocess.PIPE).stdout == says

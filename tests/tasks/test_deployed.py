@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 from prefect import flow, get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Running
+from prefect.states import AwaitingRetry, Running
 
-from prefect_federated.errors import NotEnoughSites
+from prefect_federated.errors import NotEnoughSites, StaleController
 from prefect_federated.tasks import deployed
 from prefect_federated.tasks.labels import BEAT, ENDPOINT, EPOCH, put_labels
 from prefect_federated.tasks.parameters import JobParameters
@@ -30,7 +30,7 @@ class Away:
         self.labels: dict[str, Any] = {}
 
     def read_flow_run(self, run_id: UUID) -> Any:
-        return SimpleNamespace(labels={EPOCH: 1}, state=Running())
+        return SimpleNamespace(labels={EPOCH: 1}, run_count=1, state=Running())
 
     def update_flow_run_labels(self, run_id: UUID, labels: dict[str, Any]) -> None:
         self.labels |= labels
@@ -38,7 +38,8 @@ class Away:
 
 
 def beating(runs: Any, client: Away) -> deployed._Pulse:
-    return deployed._Pulse(client, uuid4(), runs, "127.0.0.1:1")  # type: ignore[arg-type]
+    attempt = deployed.Attempt(uuid4(), epoch=1, run_count=1)
+    return deployed._Pulse(client, attempt, runs, "127.0.0.1:1")  # type: ignore[arg-type]
 
 
 def runs_of(hub: Hub, **steps: Callable[[], None]) -> Any:
@@ -138,6 +139,29 @@ def test_labels_that_threads_set_at_the_same_time_are_all_there(prefect_api: str
             thread.join()
         labels = client.read_flow_run(run_id).labels
     assert {f"{t}.{n}" for t in range(4) for n in range(8)} <= labels.keys()
+
+
+def test_an_attempt_that_sets_the_newest_epoch_back_is_stale_all_the_same(prefect_api: str) -> None:
+    """So it is with a controller that is frozen in the middle of a beat and thaws after its job."""
+
+    @flow
+    def nothing() -> None: ...
+
+    with get_client(sync_client=True) as client:
+        run_id = client.create_flow_run(nothing).id
+
+        def begun() -> deployed.Attempt:
+            client.set_flow_run_state(run_id, Running(), force=True)
+            return deployed.claim(client, run_id)
+
+        old = begun()
+        client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
+        new = begun()
+        assert (old.epoch, new.epoch) == (1, 2)
+        put_labels(client, run_id, {EPOCH: old.epoch})
+        deployed.stop_if_stale(client, new, Hub("j", new.epoch, ["a"]))
+        with pytest.raises(StaleController, match="attempt 2 of this job has taken over"):
+            deployed.stop_if_stale(client, old, Hub("j", old.epoch, ["a"]))
 
 
 def test_the_runs_of_hundreds_of_sites_are_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
