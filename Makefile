@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/python examples/heart/demo.py $(if $(KEEP),--keep)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from uuid import uuid4
 
 import psutil
 import pytest
@@ -31,7 +30,7 @@ from tests.agents.network import (
     tls,
 )
 
-JOB = str(uuid4())
+JOB = "3f0c7a52-6d0e-4a38-9a3d-5a4c1f0e9b61"
 
 
 @dataclass
