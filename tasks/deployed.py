@@ -9,7 +9,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import httpx
@@ -53,9 +53,9 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
         raise ConfigurationError("a federation can be opened only inside a Prefect flow run.")
     run_id = context.flow_run.id
     with get_client(sync_client=True) as client:
-        attempt = claim(client, run_id)
+        epoch = _claim_epoch(client, run_id)
         try:
-            with _opened(job, client, attempt) as (runs, online):
+            with _opened(job, client, run_id, epoch) as (runs, online):
                 try:
                     runs.dispatch(list(runs.hub.sites))
                     _wait_for_sites(job, runs, online)
@@ -71,7 +71,7 @@ def deployed(job: JobParameters) -> Iterator[Hub]:
                     if _is_cancelled(client.read_flow_run(run_id)):
                         runs.end("cancelled", "the job was cancelled")
                     raise
-                stop_if_stale(client, attempt, runs.hub)
+                _stop_if_stale(client, run_id, runs.hub)
                 runs.end("completed", "all rounds are done")
         except StaleController as error:
             get_run_logger().warning("%s", error)
@@ -92,32 +92,17 @@ def _is_cancelled(run: FlowRun) -> bool:
     return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt of a job.
-
-    Args:
-        run_id: The controller's flow run.
-        epoch: The attempt's number, larger than that of any attempt before.
-        run_count: How often Prefect had started the run; only a newer attempt raises it.
-    """
-
-    run_id: UUID
-    epoch: int
-    run_count: int
-
-
-def claim(client: SyncPrefectClient, run_id: UUID) -> Attempt:
-    """Makes this process the newest attempt of a job, and publishes its epoch."""
+def _claim_epoch(client: SyncPrefectClient, run_id: UUID) -> int:
+    """Returns this attempt's number, larger than that of any attempt before, and publishes it."""
     run = client.read_flow_run(run_id)
     epoch = max(run.run_count, int(run.labels.get(EPOCH, 0)) + 1)
     put_labels(client, run_id, {EPOCH: epoch})
-    return Attempt(run_id, epoch, run.run_count)
+    return epoch
 
 
 @contextmanager
 def _opened(
-    job: JobParameters, client: SyncPrefectClient, attempt: Attempt
+    job: JobParameters, client: SyncPrefectClient, run_id: UUID, epoch: int
 ) -> Iterator[tuple[SiteRuns, list[str]]]:
     """Opens the job's endpoint and beats; yields the sites' runs, and who of them is online."""
     settings = Settings()
@@ -129,19 +114,19 @@ def _opened(
     kit = load_kit(settings.kit, role=Role.SERVER)
     asked, online = choose_sites(client, job)
     hub = Hub(
-        str(attempt.run_id),
-        attempt.epoch,
+        str(run_id),
+        epoch,
         asked,
         max_failures=job.max_failures,
         updates_in_memory=job.updates_in_memory,
     )
     with TlsEndpoint(hub, kit, settings.endpoint_host, settings.limits) as endpoint:
-        put_labels(client, attempt.run_id, {ENDPOINT: endpoint.address})
-        runs = SiteRuns(client, attempt.run_id, hub, job)
-        with _Pulse(client, attempt, runs, endpoint.address):
+        put_labels(client, run_id, {ENDPOINT: endpoint.address})
+        runs = SiteRuns(client, run_id, hub, job, partial(_stop_if_stale, client, run_id, hub))
+        with _Pulse(client, run_id, runs, endpoint.address):
             yield runs, online
         try:
-            put_labels(client, attempt.run_id, {BEAT: ""})  # silence from here on is no death
+            put_labels(client, run_id, {BEAT: ""})  # silence from here on is no death
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             get_run_logger().warning("the last beat was not heard: %s", error)
 
@@ -188,21 +173,16 @@ def _wait_for_the_rest(runs: SiteRuns) -> None:
             hub.changed.wait(deadline - hub.clock())
 
 
-def stop_if_stale(client: SyncPrefectClient, attempt: Attempt, hub: Hub) -> FlowRun:
+def _stop_if_stale(client: SyncPrefectClient, run_id: UUID, hub: Hub) -> FlowRun:
     """Returns the job's run as Prefect has it now.
-
-    The label of the newest epoch alone would not do: an attempt that was frozen between reading and
-    writing the labels sets it back when it thaws.
 
     Raises:
         StaleController: a newer attempt has taken over; whoever waits in the hub learns it too.
     """
-    run = client.read_flow_run(attempt.run_id)
-    newest = max(int(run.labels.get(EPOCH, 0)), run.run_count)
-    if newest > attempt.epoch or run.run_count > attempt.run_count:
-        hub.interrupt(
-            f"attempt {newest} of this job has taken over; attempt {attempt.epoch} stops."
-        )
+    run = client.read_flow_run(run_id)
+    newest = int(run.labels.get(EPOCH, 0))
+    if newest > hub.epoch:
+        hub.interrupt(f"attempt {newest} of this job has taken over; attempt {hub.epoch} stops.")
         hub.raise_if_stale()
     return run
 
@@ -213,22 +193,23 @@ class _Pulse:
 
     Args:
         client: Prefect's client.
-        attempt: This attempt of the job.
+        run_id: The controller's flow run.
         runs: The sites' runs.
         endpoint: Where the job's endpoint listens.
     """
 
     def __init__(
-        self, client: SyncPrefectClient, attempt: Attempt, runs: SiteRuns, endpoint: str
+        self, client: SyncPrefectClient, run_id: UUID, runs: SiteRuns, endpoint: str
     ) -> None:
         self._client = client
-        self._attempt = attempt
+        self._run_id = run_id
         self._hub = runs.hub
         self._runs = runs
         self._endpoint = endpoint
         self._log = get_run_logger()
         self._stop = threading.Event()
         self._beats = 0
+        self._is_epoch_lost = False
         self._failures: set[str] = set()  # that have been logged
         self._threads = [
             # sites that come later are dispatched in the flow's context
@@ -282,17 +263,21 @@ class _Pulse:
                 self._log.exception("the job's heartbeat goes on, though a part of it failed")
 
     def _say(self) -> None:
-        # The epoch and the endpoint, too: a process that patches labels at the same time could
-        # have undone them (see `labels`).
+        # The endpoint, too, and the epoch where it is gone: a process that patches labels at the
+        # same time could have undone them (see `labels`). Not always the epoch: a controller that
+        # is frozen here, and thaws when a newer one has taken over, would undo that one's.
         self._beats += 1
         labels: dict[str, str | int] = {
-            EPOCH: self._hub.epoch, ENDPOINT: self._endpoint, ROUND: self._hub.round,
+            ENDPOINT: self._endpoint, ROUND: self._hub.round,
             BEAT: f"{self._hub.epoch}.{self._beats}",
         }  # fmt: skip
-        put_labels(self._client, self._attempt.run_id, labels)
+        if self._is_epoch_lost:
+            labels[EPOCH] = self._hub.epoch
+        put_labels(self._client, self._run_id, labels)
 
     def _obey(self) -> None:
-        run = stop_if_stale(self._client, self._attempt, self._hub)
+        run = _stop_if_stale(self._client, self._run_id, self._hub)
+        self._is_epoch_lost = int(run.labels.get(EPOCH, 0)) < self._hub.epoch
         if _is_cancelled(run):
             self._runs.end("cancelled", "the job was cancelled")
         elif run.state is not None and run.state.is_final():

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from uuid import UUID
@@ -76,15 +76,22 @@ class SiteRuns:
         run_id: The controller's flow run.
         hub: The job's hub, which knows who is attached.
         job: The job's parameters.
+        stop_if_stale: Raises `StaleController` if a newer attempt of the job has taken over.
     """
 
     def __init__(
-        self, client: SyncPrefectClient, run_id: UUID, hub: Hub, job: JobParameters
+        self,
+        client: SyncPrefectClient,
+        run_id: UUID,
+        hub: Hub,
+        job: JobParameters,
+        stop_if_stale: Callable[[], object],
     ) -> None:
         self._client = client
         self._run_id = run_id
         self.hub = hub
         self._job = job
+        self._stop_if_stale = stop_if_stale
         self._log = get_run_logger()
         self._lock = threading.Lock()
         self._runs: dict[str, UUID] = {}
@@ -133,6 +140,7 @@ class SiteRuns:
             new = sorted(known - self._first - self._runs.keys())
         if not new:
             return
+        self._stop_if_stale()
         self._log.info("new in the federation, asked to join: %s", ", ".join(new))
         for site in new:
             self.hub.admit(site)
@@ -204,6 +212,7 @@ class SiteRuns:
             if self.hub.given_up(site) is None:
                 self.hub.give_up(site, f"its process crashed {tried + 1} times: {message}")
             return
+        self._stop_if_stale()  # a controller that was frozen may see here what is long over
         self._starts[(site, self.hub.round)] = tried + 1
         self._log.warning("site %s: its process ended (%s); starting it again", site, message)
         self._client.set_flow_run_state(

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect import flow, get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.states import AwaitingRetry, Running
+from prefect.states import Completed, Running
 
 from prefect_federated.errors import NotEnoughSites, StaleController
 from prefect_federated.tasks import deployed
@@ -27,10 +27,10 @@ class Away:
 
     def __init__(self) -> None:
         self.beats: list[str] = []
-        self.labels: dict[str, Any] = {}
+        self.labels: dict[str, Any] = {EPOCH: 1}
 
     def read_flow_run(self, run_id: UUID) -> Any:
-        return SimpleNamespace(labels={EPOCH: 1}, run_count=1, state=Running())
+        return SimpleNamespace(labels=dict(self.labels), state=Running())
 
     def update_flow_run_labels(self, run_id: UUID, labels: dict[str, Any]) -> None:
         self.labels |= labels
@@ -38,8 +38,7 @@ class Away:
 
 
 def beating(runs: Any, client: Away) -> deployed._Pulse:
-    attempt = deployed.Attempt(uuid4(), epoch=1, run_count=1)
-    return deployed._Pulse(client, attempt, runs, "127.0.0.1:1")  # type: ignore[arg-type]
+    return deployed._Pulse(client, uuid4(), runs, "127.0.0.1:1")  # type: ignore[arg-type]
 
 
 def runs_of(hub: Hub, **steps: Callable[[], None]) -> Any:
@@ -101,6 +100,49 @@ def test_new_sites_are_welcomed_beside_the_beat_however_long_it_takes() -> None:
         go_on.set()
 
 
+@pytest.mark.usefixtures("often")
+def test_an_epoch_that_another_patch_has_undone_is_put_back() -> None:
+    client = Away()
+    client.labels.clear()
+    with beating(runs_of(Hub("j", 1, ["a"])), client):
+        eventually(lambda: client.labels.get(EPOCH) == 1, "the epoch is there again")
+
+
+@pytest.mark.usefixtures("often")
+def test_a_controller_that_freezes_in_a_beat_undoes_nothing_of_a_newer_one() -> None:
+    class Frozen(Away):
+        """Freezes just before the labels are patched, until a newer attempt has taken over."""
+
+        def update_flow_run_labels(self, run_id: UUID, labels: dict[str, Any]) -> None:
+            self.labels[EPOCH] = 2
+            super().update_flow_run_labels(run_id, labels)
+
+    client, hub = Frozen(), Hub("j", 1, ["a"])
+    with beating(runs_of(hub), client):
+        eventually(lambda: client.beats, "it beats once more")
+        with pytest.raises(StaleController, match="attempt 2 of this job has taken over"):
+            eventually(hub.raise_if_stale, "it learns that it is stale")
+    assert client.labels[EPOCH] == 2
+
+
+def test_a_stale_controller_starts_no_site_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's run that has completed since looks to it like one that ended before its time."""
+
+    def stale() -> None:
+        raise StaleController("attempt 2 of this job has taken over; attempt 1 stops.")
+
+    monkeypatch.setattr("prefect_federated.tasks.site_runs.get_run_logger", lambda: deployed_log)
+    run = SimpleNamespace(id=uuid4(), state=Completed())
+    client: Any = SimpleNamespace(
+        read_flow_runs=lambda **query: [run],
+        set_flow_run_state=lambda *_, **__: pytest.fail("a site's run was started again"),
+    )
+    runs = SiteRuns(client, uuid4(), Hub("j", 1, ["a"]), JOB, stale)
+    runs._runs = {"a": run.id}
+    with pytest.raises(StaleController):
+        runs.mind_absent()
+
+
 def test_the_api_is_not_asked_why_sites_are_missing_while_the_hub_is_locked() -> None:
     hub = Hub("j", 1, ["a", "b"])
     asked: list[str] = []
@@ -141,29 +183,6 @@ def test_labels_that_threads_set_at_the_same_time_are_all_there(prefect_api: str
     assert {f"{t}.{n}" for t in range(4) for n in range(8)} <= labels.keys()
 
 
-def test_an_attempt_that_sets_the_newest_epoch_back_is_stale_all_the_same(prefect_api: str) -> None:
-    """So it is with a controller that is frozen in the middle of a beat and thaws after its job."""
-
-    @flow
-    def nothing() -> None: ...
-
-    with get_client(sync_client=True) as client:
-        run_id = client.create_flow_run(nothing).id
-
-        def begun() -> deployed.Attempt:
-            client.set_flow_run_state(run_id, Running(), force=True)
-            return deployed.claim(client, run_id)
-
-        old = begun()
-        client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
-        new = begun()
-        assert (old.epoch, new.epoch) == (1, 2)
-        put_labels(client, run_id, {EPOCH: old.epoch})
-        deployed.stop_if_stale(client, new, Hub("j", new.epoch, ["a"]))
-        with pytest.raises(StaleController, match="attempt 2 of this job has taken over"):
-            deployed.stop_if_stale(client, old, Hub("j", old.epoch, ["a"]))
-
-
 def test_the_runs_of_hundreds_of_sites_are_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's API gives 200 at most, whatever is asked for."""
     names = [f"site-{number}" for number in range(450)]
@@ -176,6 +195,6 @@ def test_the_runs_of_hundreds_of_sites_are_all_read(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("prefect_federated.tasks.site_runs.get_run_logger", lambda: deployed_log)
     client: Any = SimpleNamespace(read_flow_runs=read_flow_runs)
-    runs = SiteRuns(client, uuid4(), Hub("j", 1, names), JOB)
+    runs = SiteRuns(client, uuid4(), Hub("j", 1, names), JOB, lambda: None)
     runs._runs = {name: one for one, name in ids.items()}
     assert runs.at_work() == set(names)
