@@ -1,5 +1,6 @@
 """Sites that become part of a federation while a job of it runs."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,17 +47,21 @@ def test_a_site_that_becomes_known_takes_part_in_the_running_job(federation: Run
 def test_an_asynchronous_job_runs_on_real_sites(federation: Running) -> None:
     """A site that trains in step n adds 1 in row n of its column; each step moves by one update."""
     sites = ["site-1", "new"]
-    parameters = federation.parameters(rounds=8, sites=sites)
+    parameters = federation.parameters(rounds=8, sites=sites, script={"4": "wait at the gate"})
     parameters["updates_per_round"] = 1
     deployment = federation.client.read_deployment_by_name("fedbuff/default")
     run = federation.client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
     job = federation.job(run.id, parameters)
+    eventually(  # else one may have done all steps before the other has answered
+        lambda: min(Counter(call.site for call in job.calls()).get(site, 0) for site in sites) > 1,
+        "both have answered",
+    )
+    job.open_gate(4)
     job.wait()
     reference = job.reference()
     assert reference.round == 8
     counted = read_model(Path(reference.path))["counted"]
     assert counted.shape == (8, 2)
-    assert {call.site for call in job.calls()} == set(sites)
     # Each of the 8 steps adds one share: 1 if it is not stale, 1 / sqrt(2) if one step late, ...
     assert 8 / 3 < counted.sum() <= 8
     assert (counted.sum(axis=0) > 0).all()
