@@ -10,8 +10,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind: TypeAlias = Literal["numeric", "boolean", "categorical", "datetime"]
-"""What a column holds. Booleans count as 0 and 1, datetimes as seconds since 1970 in UTC."""
+from prefect_federated.datasets.kinds import Kind
 
 SCHEMA_VERSION = 1
 OVERALL = "all sites"
