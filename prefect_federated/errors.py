@@ -4,7 +4,11 @@
     ├── ConfigurationError          what a person wrote or set is wrong
     │   ├── FederationFileError     federation.yaml: the line, and what is wrong there
     │   ├── KitError                a startup kit is incomplete, expired or not readable
-    │   └── ExecutorNotFound        an executor's import path does not lead to an executor
+    │   ├── ExecutorNotFound        an executor's import path does not lead to an executor
+    │   ├── DatasetFileError        a site's datasets.yaml: the line, and what is wrong there
+    │   └── DatasetNotFound         a site has no dataset, split or column of that name
+    ├── DatasetUnreadable           a dataset's file, database or function gives no table
+    │   └── MixedTypes              a column holds values that are not of its kind
     ├── ConnectionFailed            the other side cannot be reached, or TLS failed
     ├── ProtocolError               the bytes that arrived are not a message of ours
     ├── AttachRefused               the job's endpoint does not let this site in
@@ -47,6 +51,26 @@ class KitError(ConfigurationError):
 
 class ExecutorNotFound(ConfigurationError):
     """An executor's import path does not lead to an executor."""
+
+
+class DatasetFileError(ConfigurationError):
+    """A site's `datasets.yaml` does not say what it must; the message begins with `file:line`."""
+
+
+class DatasetNotFound(ConfigurationError):
+    """A site has no dataset, split or usable column of that name; the message has near names."""
+
+
+class DatasetUnreadable(FederatedError):
+    """A dataset's file, database or function gives no table; no message holds a row's value."""
+
+
+class MixedTypes(DatasetUnreadable):
+    """Values of `column` are not of the column's kind; the message says in which row."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 class ConnectionFailed(FederatedError):
