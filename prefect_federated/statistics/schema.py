@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_federated.datasets.kinds import Kind
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 OVERALL = "all sites"
 """The name of the federation beside the sites' in tables and pictures."""
 
@@ -59,6 +59,11 @@ class Summary(Part):
     infinite: float | None = Field(default=None, description="Values that are +inf or -inf.")
     sum: float | None = None
     mean: float | None = None
+    mean_rest: float | None = Field(
+        default=None,
+        description="What rounding has left off the mean: so variances merge to the last digit. "
+        "Only in what a site sends; null with the mean, and where there is noise.",
+    )
     variance: float | None = Field(default=None, description="With n - 1, as pandas has it.")
     std: float | None = None
     min: float | None = Field(default=None, description="Noised, unless the site says exact.")
@@ -203,6 +208,9 @@ class CoMoments(Part):
     mean: list[list[float | None]]
     m2: list[list[float | None]]
     m: list[list[float | None]]
+    mean_rest: list[list[float | None]] | None = Field(
+        default=None, description="What rounding has left off `mean`, as in `Summary`."
+    )
     withheld: list[Withheld] = []
 
 
