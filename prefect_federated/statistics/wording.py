@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from prefect_federated.datasets.kinds import Kind
 from prefect_federated.statistics.schema import Summary, Withheld
 
-NONE = "–"
+NONE = "none"
 """Stands where there is no number because there are no values."""
 WITHHELD = "withheld"
 """Stands where a site keeps a number back."""
@@ -56,7 +56,7 @@ def count(value: float | None) -> str:
     """Returns how many; noised ones are rounded.
 
     >>> count(1234.0), count(11.7), count(None)
-    ('1,234', '12', '–')
+    ('1,234', '12', 'none')
     """
     return NONE if value is None else f"{value:,.0f}"
 
@@ -65,7 +65,7 @@ def percent(part: float | None, whole: float | None) -> str:
     """Returns a share; small ones with a digit after the point, and 0 or 100 only where it is so.
 
     >>> percent(611, 920), percent(1, 304), percent(0, 5), percent(999.9, 1000), percent(1, 0)
-    ('66 %', '0.3 %', '0 %', '> 99 %', '–')
+    ('66 %', '0.3 %', '0 %', '> 99 %', 'none')
     """
     if part is None or not whole:
         return NONE
