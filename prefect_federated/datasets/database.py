@@ -1,0 +1,325 @@
+"""A database as a source: what its columns hold, the rows in batches, and what it sums up."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow
+from sqlalchemy.engine import URL
+from sqlalchemy.sql import ClauseElement
+
+from prefect_federated.datasets.cells import as_text as as_names
+from prefect_federated.datasets.cells import is_text, kind_of
+from prefect_federated.datasets.database_url import DatabaseUrl, name_of
+from prefect_federated.datasets.kinds import Kind, Unusable
+from prefect_federated.datasets.sources import MOST_CATEGORIES, Aggregate, Part
+from prefect_federated.datasets.statements import (
+    POSTGRESQL_NUMBERS,
+    Expression,
+    Query,
+    as_double,
+    as_epoch,
+    as_it_is,
+    as_text,
+    sqlite_total,
+    total,
+)
+from prefect_federated.datasets.texts import Texts, mixed_types
+from prefect_federated.errors import MixedTypes
+
+LOOKED_AT = 10_000
+"""Rows that decide what the columns of a database without types hold."""
+_TYPE_NAME = b"ADBC:postgresql:typname"
+
+
+class Session(Protocol):
+    """A connection to a database that only reads."""
+
+    dialect_name: str
+    is_typed: bool
+    """Whether columns have types, which `schema` tells."""
+
+    def schema(self, statement: ClauseElement) -> pyarrow.Schema:
+        """Returns the names and types of a statement's columns."""
+        ...
+
+    def rows(self, statement: ClauseElement) -> list[tuple[object, ...]]:
+        """Returns all rows of a statement that has few."""
+        ...
+
+    def batches(
+        self, statement: ClauseElement, rows: int, are_text: Sequence[bool] | None = None
+    ) -> Iterator[pyarrow.RecordBatch]:
+        """Yields a statement's rows in batches of about so many."""
+        ...
+
+
+class Opening(Protocol):
+    """What connects to a database."""
+
+    def __call__(self, url: URL, title: str) -> AbstractContextManager[Session]:
+        """Opens the database that errors name as `title`."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatabaseSource:
+    """A query to a database.
+
+    Args:
+        url: Where the database is.
+        query: A `SELECT`.
+    """
+
+    url: DatabaseUrl
+    query: str = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """How errors name it."""
+        return name_of(self.url.resolve())
+
+    @contextmanager
+    def open(self) -> Iterator["DatabaseReader"]:
+        """Connects.
+
+        Raises:
+            DatasetFileError: the URL is wrong, or its password is not there.
+            DatasetUnreadable: the database is away, or its driver is not installed.
+        """
+        url = self.url.resolve()
+        title = name_of(url)
+        with _opening(url)(url, title) as session:
+            found = session.schema(Query(self.query).no_rows())
+            # SQLite tells the second of two columns of one name apart, as "age:1"
+            names = [
+                name.rpartition(":")[0] if _is_second(name, found.names) else name
+                for name in found.names
+            ]
+            yield DatabaseReader(session, Query(self.query, names), found)
+
+
+def _is_second(name: str, names: Sequence[str]) -> bool:
+    first, colon, number = name.rpartition(":")
+    return bool(colon) and number.isdigit() and first in names
+
+
+def _opening(url: URL) -> Opening:
+    """Returns how to connect: a URL that names no driver goes through ADBC where that is there."""
+    from prefect_federated.datasets.alchemy import alchemy_session
+
+    if "+" in url.drivername or (
+        url.database in (None, "", ":memory:") and (url.get_backend_name() == "sqlite")
+    ):
+        return alchemy_session
+    try:
+        if url.drivername == "sqlite":
+            import adbc_driver_sqlite  # noqa: F401
+
+            from prefect_federated.datasets.adbc import sqlite_session
+
+            return sqlite_session
+        if url.drivername == "postgresql":
+            import adbc_driver_postgresql  # noqa: F401
+
+            from prefect_federated.datasets.adbc import postgresql_session
+
+            return postgresql_session
+    except ModuleNotFoundError:
+        pass
+    return alchemy_session
+
+
+@dataclass
+class DatabaseReader:
+    """A `Reader` of a query's rows."""
+
+    session: Session
+    query: Query
+    schema: pyarrow.Schema
+    _known: dict[str, "_Own"] = field(default_factory=dict)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the query's columns."""
+        return self.query.names
+
+    def look(self, names: Sequence[str]) -> Mapping[str, Kind | Unusable]:
+        """Returns what the columns hold: by their types, or by their first 10,000 rows."""
+        return {name: own.kind for name, own in self._own(names).items()}
+
+    def distinct(self, name: str, most: int) -> Sequence[str | None]:
+        """Returns the different values of a column as text; no more of them than `most` + 1."""
+        found = self.session.rows(self.query.distinct(name, most))
+        return [None if value is None else str(value) for (value,) in found]
+
+    def batches(
+        self, columns: Mapping[str, Kind], rows: int, part: Part | None
+    ) -> Iterator[pyarrow.RecordBatch]:
+        """Yields columns, with only the rows of `part` if given."""
+        own = self._own(columns)
+        if self.session.is_typed:
+            made = {name: _converted(own[name], kind) for name, kind in columns.items()}
+            yield from self.session.batches(self.query.select(made, part), rows)
+            return
+        plain = self.query.select(dict.fromkeys(columns), part)
+        yield from self.session.batches(plain, rows, [is_text(own[name].type) for name in columns])
+
+    def aggregates(
+        self, columns: Mapping[str, Kind], part: Part | None
+    ) -> Mapping[str, Aggregate] | None:
+        """Returns what the database computed; without columns that it cannot."""
+        own = self._own(columns)
+        computed = {name: self._number(own[name], kind) for name, kind in columns.items()}
+        numbers = {name: number for name, number in computed.items() if number}
+        categories = [
+            name
+            for name, kind in columns.items()
+            if kind == own[name].kind == "categorical" and is_text(own[name].type)
+        ]
+        found = self._aggregates(numbers, categories, part, finite_only=False)
+        extremes = [values[place] for values in found.numbers.values() for place in (2, 3)]
+        if any(isinstance(each, float) and math.isinf(each) for each in extremes):
+            found = self._aggregates(numbers, categories, part, finite_only=True)
+        aggregates = {
+            name: _of_numbers(name, columns[name], found.rows, values)
+            for name, values in found.numbers.items()
+        }
+        for place, (name, count) in enumerate(found.counts.items()):
+            of_column = {c: n for at, c, n in found.categories if at == place}
+            present = {str(c): n for c, n in of_column.items() if c is not None and c.strip()}
+            is_much = len(of_column) > MOST_CATEGORIES
+            aggregates[name] = Aggregate(
+                "categorical", count, found.rows - count,
+                categories={} if is_much else present, has_too_many_categories=is_much,
+            )  # fmt: skip
+        return aggregates
+
+    def _aggregates(
+        self,
+        numbers: Mapping[str, Expression],
+        categories: Sequence[str],
+        part: Part | None,
+        *,
+        finite_only: bool,
+    ) -> "_Found":
+        is_sqlite = self.session.dialect_name == "sqlite"
+        first, *others = self.session.rows(
+            self.query.aggregates(
+                numbers, categories, part, sqlite_total if is_sqlite else total,
+                finite_only=finite_only,
+            )
+        )  # fmt: skip
+        wide = list(first[3:])
+        of_numbers = {name: wide[5 * at : 5 * at + 5] for at, name in enumerate(numbers)}
+        counts = dict(zip(categories, map(_whole, wide[5 * len(numbers) :]), strict=True))
+        return _Found(
+            _whole(first[2]),
+            of_numbers,
+            counts,
+            [
+                (_whole(row[0]), None if row[1] is None else str(row[1]), _whole(row[2]))
+                for row in others
+            ],
+        )
+
+    def _number(self, own: "_Own", kind: Kind) -> Expression | None:
+        """Returns a column as a number that the database computes with; None if it is none."""
+        if kind in ("categorical", "empty"):
+            return None
+        if self.session.dialect_name == "postgresql":
+            return POSTGRESQL_NUMBERS.get(own.kind) if isinstance(own.kind, str) else None
+        return as_it_is if own.kind == "numeric" and not is_text(own.type) else None
+
+    def _own(self, names: Iterable[str]) -> Mapping[str, "_Own"]:
+        """Returns what columns are by themselves: by their types, or by their first rows."""
+        new = [name for name in names if name not in self._known]
+        if self.session.is_typed:
+            self._known |= {name: _typed(self.schema.field(name)) for name in new}
+        elif new:
+            self._known |= self._sampled(new)
+        return {name: self._known[name] for name in names}
+
+    def _sampled(self, names: Sequence[str]) -> Mapping[str, "_Own"]:
+        """Looks at the first rows of columns, and further where these have no value."""
+        first = self.query.select(dict.fromkeys(names), None).limit(LOOKED_AT)
+        batches = list(self.session.batches(first, LOOKED_AT))
+        found = {}
+        for position, name in enumerate(names):
+            column = _joined([batch.column(position) for batch in batches])
+            if len(column) == LOOKED_AT and column.null_count == len(column):
+                later = self.session.batches(self.query.present(name, LOOKED_AT), LOOKED_AT)
+                column = _joined([batch.column(0) for batch in later])
+            found[name] = _Own(column.type, self._kind(name, column))
+        return found
+
+    def _kind(self, name: str, column: pyarrow.Array) -> Kind | Unusable:
+        if column.null_count == len(column):
+            return "empty"
+        if self.session.dialect_name != "sqlite" or not is_text(column.type):
+            return kind_of(name, column.type)
+        texts = Texts(name)  # SQLite has text columns for numbers and dates, too
+        texts.add(column, 1)
+        return texts.kind()
+
+
+@dataclass(frozen=True)
+class _Own:
+    """What a column is by itself: the type of what is read of it, and what it holds."""
+
+    type: pyarrow.DataType
+    kind: Kind | Unusable
+
+
+@dataclass(frozen=True)
+class _Found:
+    rows: int
+    numbers: Mapping[str, Sequence[object]]
+    counts: Mapping[str, int]
+    categories: Sequence[tuple[int, str | None, int]]
+
+
+def _typed(column: pyarrow.Field) -> _Own:
+    if (column.metadata or {}).get(_TYPE_NAME) == b"numeric":
+        return _Own(column.type, "numeric")  # which ADBC gives as text, for all its digits
+    return _Own(column.type, kind_of(column.name, column.type))
+
+
+def _converted(own: _Own, kind: Kind) -> Expression | None:
+    """Returns what to select of a PostgreSQL column instead of itself, if anything."""
+    if own.kind == "datetime":
+        return as_text if kind == "categorical" else as_epoch
+    if own.kind == "numeric":
+        is_exact = not pyarrow.types.is_integer(own.type) and not pyarrow.types.is_floating(
+            own.type
+        )
+        return as_double if is_exact else None
+    if isinstance(own.kind, Unusable):
+        return as_text
+    return None
+
+
+def _joined(arrays: Sequence[pyarrow.Array]) -> pyarrow.Array:
+    if not arrays:
+        return pyarrow.nulls(0)
+    if len({array.type for array in arrays}) > 1:
+        arrays = [as_names(array) for array in arrays]
+    return pyarrow.concat_arrays(arrays)
+
+
+def _of_numbers(name: str, kind: Kind, rows: int, values: Sequence[object]) -> Aggregate:
+    present, finite, low, high, total = values
+    if any(isinstance(each, str | bytes) for each in (low, high)):
+        raise MixedTypes(mixed_types(name, kind, "text", "a row"), name)
+    numbers = [None if each is None else float(str(each)) for each in (low, high, total)]
+    if not _whole(finite):
+        numbers = [None, None, None]
+    return Aggregate(
+        kind, _whole(finite), rows - _whole(present), _whole(present) - _whole(finite), *numbers
+    )
+
+
+def _whole(value: object) -> int:
+    return int(str(value))

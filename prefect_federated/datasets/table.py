@@ -1,0 +1,111 @@
+"""The rows of one split of a dataset, column by column, in chunks that fit in memory."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from prefect_federated.datasets.kinds import Kind
+from prefect_federated.datasets.sources import Aggregate, Part, Reader
+from prefect_federated.errors import DatasetNotFound
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Table:
+    """The rows of one split while its source is open; `Dataset.table` opens one.
+
+    Args:
+        title: How errors name it: "dataset 'heart', split 'train'".
+        reader: The open source.
+        columns: Column -> what it holds: those that may be used at all.
+        unusable: Column -> why it cannot be used: in words, and what the site can do about it.
+        part: Which of the source's rows belong to the split; None for all.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        reader: Reader,
+        columns: Mapping[str, Kind],
+        unusable: Mapping[str, str],
+        part: Part | None = None,
+    ) -> None:
+        self.title = title
+        self.columns = columns
+        self.unusable = unusable
+        self._reader = reader
+        self._part = part
+
+    def chunks(self, columns: Sequence[str], rows: int = 100_000) -> Iterator["pd.DataFrame"]:
+        """Yields the columns in order, with up to `rows` rows at a time.
+
+        Numbers are float64; truth values are 0 and 1, dates are seconds since 1970 in UTC, both
+        float64; NaN is missing, and infinite values stay. Categories are pandas categoricals of
+        text, with categories of each chunk's own. Each call reads the source once.
+
+        Args:
+            columns: Names; those without values at all (`empty`) are float64 with only NaN.
+            rows: At most in a chunk, 1 or more.
+
+        Raises:
+            DatasetNotFound: a column is not among those that may be used.
+            DatasetUnreadable: the source broke off.
+            MixedTypes: a value is not of its column's kind.
+        """
+        import pandas as pd
+
+        from prefect_federated.datasets.cells import cells
+
+        kinds = {name: self.columns[name] for name in self._known(columns)}
+        row = 1
+        for batch in self._reader.batches(kinds, rows, self._part):
+            for start in range(0, batch.num_rows, rows):
+                piece = batch.slice(start, rows)
+                found = {
+                    name: cells(name, piece.column(position), kind, row)
+                    for position, (name, kind) in enumerate(kinds.items())
+                }
+                yield pd.DataFrame(found, index=range(piece.num_rows), columns=list(kinds))
+                row += piece.num_rows
+
+    def aggregates(self, columns: Sequence[str]) -> Mapping[str, Aggregate] | None:
+        """Returns what the database computed of the columns itself, in one query.
+
+        A column that the database cannot compute, such as a date that SQLite keeps as text, is left
+        out: read its chunks.
+
+        Returns:
+            Column -> its aggregate; None where the source is no database.
+
+        Raises:
+            DatasetNotFound: a column is not among those that may be used.
+            DatasetUnreadable: the database did not answer.
+            MixedTypes: a value is not of its column's kind.
+        """
+        kinds = {name: self.columns[name] for name in self._known(columns)}
+        return self._reader.aggregates(kinds, self._part)
+
+    def _known(self, columns: Sequence[str]) -> Sequence[str]:
+        for name in columns:
+            if name not in self.columns:
+                why = self.unusable.get(name)
+                raise DatasetNotFound(
+                    f"{self.title}: {why}"
+                    if why
+                    else f"{self.title} has no column {name!r} that may be used. "
+                    f"{near(name, self.columns)}"
+                )
+        return columns
+
+
+def near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """Returns a sentence with the names that come near, and one with those there are."""
+    if not known:
+        return "There is none."
+    by_small = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), by_small, n=2)
+    hint = f"Did you mean {' or '.join(repr(by_small[each]) for each in close)}? " if close else ""
+    shown = list(known)[:30]
+    more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+    return f"{hint}There is {', '.join(shown)}{more}."
