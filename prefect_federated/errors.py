@@ -9,6 +9,7 @@
     │   └── DatasetNotFound         a site has no dataset, split or column of that name
     ├── DatasetUnreadable           a dataset's file, database or function gives no table
     │   └── MixedTypes              a column holds values that are not of its kind
+    ├── LedgerDamaged               a site's record of released statistics is not as it was written
     ├── ConnectionFailed            the other side cannot be reached, or TLS failed
     ├── ProtocolError               the bytes that arrived are not a message of ours
     ├── AttachRefused               the job's endpoint does not let this site in
@@ -71,6 +72,10 @@ class MixedTypes(DatasetUnreadable):
     def __init__(self, message: str, column: str) -> None:
         super().__init__(message)
         self.column = column
+
+
+class LedgerDamaged(FederatedError):
+    """A site's record of what it released and spent is damaged or gone; it releases nothing."""
 
 
 class ConnectionFailed(FederatedError):

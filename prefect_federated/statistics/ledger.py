@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_federated.datasets.policy import Noise
 from prefect_federated.errors import LedgerDamaged
-from prefect_federated.statistics.schema import CoMoments, Summary
+from prefect_federated.statistics.schema import CoMoments, Summary, Withheld
 
 FOLDER = "statistics-ledger"
 """The ledger's name in the site's own data folder."""
@@ -64,34 +64,45 @@ class Mark(_Entry):
 
 
 class Release(_Entry):
-    """What was released to one question about a column."""
-
-    at: datetime
-    summary: Summary | None = None
-    rows: float | None = None
-    groups: dict[str, Summary] = {}
-    group_rows: dict[str, float] = {}
-    co_moments: CoMoments | None = None
-    group_co_moments: dict[str, CoMoments] = {}
-    marks_of_groups: dict[str, Mark] = {}
-    notes: list[str] = []
-
-
-class Column(_Entry):
-    """A column of a split: the states of the data that were released, and what of the last.
+    """What was released to one question, of a column, of its groups or of a split.
 
     Args:
-        marks: One a state, the last one last.
-        at: When each was first seen.
-        releases: By the question, of the last state.
-        cells: Intervals whose counts were released of the last state, by scope: for each interval
-            its two edges, each with the exact count of all values below it, in each group.
+        at: When its numbers were computed.
+        rows: Of the split.
+        summary: Of the column.
+        group_rows: Rows of each group that is released.
+        groups: The column in each group.
+        co_moments: Of the split.
+        group_co_moments: In each group.
+        withheld: What of it is withheld for the whole split.
     """
 
-    marks: list[Mark] = []
-    at: list[datetime] = []
+    at: datetime
+    rows: float | None = None
+    summary: Summary | None = None
+    group_rows: dict[str, float] = {}
+    groups: dict[str, Summary] = {}
+    co_moments: CoMoments | None = None
+    group_co_moments: dict[str, CoMoments] = {}
+    withheld: list[Withheld] = []
+
+
+class Subject(_Entry):
+    """What is asked about: a column of a split, the groups of one, or the split as a whole.
+
+    Args:
+        states: The states of the data of which something was released, the last one last; for
+            groups by name, "" for all rows.
+        since: When the last one was first seen.
+        releases: What was released of the last state, by the question.
+        cells: Intervals whose counts were released of the last state: the exact numbers of values
+            below each of the two edges.
+    """
+
+    states: list[dict[str, Mark]] = []
+    since: datetime | None = None
     releases: dict[str, Release] = {}
-    cells: dict[str, list[list[list[float]]]] = {}
+    cells: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
 
 
 class Account(_Entry):
@@ -99,11 +110,7 @@ class Account(_Entry):
 
     dataset: str
     spent: list[Spent] = []
-    splits: dict[str, dict[str, Column]] = {}
-
-    def column(self, split: str, name: str) -> Column:
-        """Returns what is kept of a column of a split."""
-        return self.splits.setdefault(split, {}).setdefault(name, Column())
+    subjects: dict[str, Subject] = {}
 
     def used(self, noise: Noise, now: datetime) -> tuple[float, float]:
         """Returns the epsilon and the delta that count against the budget."""
@@ -168,8 +175,12 @@ class Ledger:
                 account = self._read(name, Account)
                 if account.dataset != dataset:
                     raise self._damaged(name, f"it is that of dataset {account.dataset!r}")
+            before = account.model_dump_json()
             yield account
-            self._write(name, account)
+            if account.model_dump_json() != before:
+                self._write(name, account)
+            elif dataset not in index.files:
+                return
             if dataset not in index.files:
                 index.files[dataset] = name
                 self._write("index.json", index)
