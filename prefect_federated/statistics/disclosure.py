@@ -1,0 +1,105 @@
+"""Whether sums, means, variances and products of a column tell of single rows.
+
+A sum over many rows is one person's value if all others are the same, or if a sum over all of them
+but that one is known, too.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefect_federated.datasets.policy import PrivacyPolicy
+from prefect_federated.statistics.schema import CoMoments, Summary
+
+_ROUNDING = 1e-9
+
+
+def rows_of_rarer_value(summary: Summary) -> float | None:
+    """Returns how many rows have the rarer one of two values; None if there are not just two.
+
+    A column has two values exactly if its variance is the largest that its mean, minimum and
+    maximum allow.
+
+    Source: Bhatia and Davis 2000, "A Better Bound on the Variance": equality holds only there.
+    """
+    count, mean, low, high = summary.count, summary.mean, summary.min, summary.max
+    if None in (count, mean, low, high, summary.variance):
+        return None
+    assert count is not None and mean is not None and low is not None and high is not None
+    assert summary.variance is not None
+    if high <= low:
+        return None
+    largest = count * (mean - low) * (high - mean)
+    if not math.isclose(summary.variance * (count - 1), largest, rel_tol=_ROUNDING):
+        return None
+    upper = round(count * (mean - low) / (high - low))
+    return float(min(upper, count - upper))
+
+
+def reason_against_moments(summary: Summary, policy: PrivacyPolicy) -> str | None:
+    """Returns why a column's sum, mean and variance are withheld; None if they need not be.
+
+    Args:
+        summary: Exact.
+        policy: The site's; its `small_cell` says of how many rows a sum may at least tell.
+    """
+    least = policy.small_cell
+    if least <= 1 or not summary.variance or not summary.count:
+        return None
+    rarer = rows_of_rarer_value(summary)
+    if rarer is not None:
+        if rarer < least:
+            return f"all but fewer than {least} rows have the same value"
+        return None
+    if summary.min is None or summary.max is None or summary.mean is None:
+        return "the site did not compute its range, which says whether single rows stand out"
+    furthest = max(summary.max - summary.mean, summary.mean - summary.min)
+    if furthest**2 * least > summary.variance * (summary.count - 1):
+        return f"a single row makes up more than 1/{least} of its spread"
+    return None
+
+
+def releasable_pairs(
+    pairs: CoMoments, summaries: Mapping[str, Summary], usable: set[str], policy: PrivacyPolicy
+) -> NDArray[np.bool_]:
+    """Returns which pairs of columns may be released, `(n_columns, n_columns)`.
+
+    Of a column i, its own mean and those over the rows where another column is there tell the sum
+    over the rows in which these differ. So they are the same rows, or differ by `minimum_rows`.
+
+    Args:
+        pairs: Exact.
+        summaries: The columns' own, exact.
+        usable: Columns whose own mean and variance are released.
+        policy: The site's.
+    """
+    columns = range(len(pairs.columns))
+    released = np.zeros((len(columns), len(columns)), bool)
+    fine = [name in usable and _varies(summaries[name], policy) for name in pairs.columns]
+    for i in columns:
+        own = summaries[pairs.columns[i]]
+        if not fine[i] or own.count is None or own.mean is None:
+            continue
+        told = [(own.count, own.mean)]
+        others = sorted((j for j in columns if fine[j]), key=lambda j: -(pairs.n[i][j] or 0))
+        for j in others:
+            n, mean = pairs.n[i][j], pairs.mean[i][j]
+            if n is None or mean is None or n < policy.minimum_rows:
+                continue
+            if all(_is_same_or_far(n, mean, *other, policy.minimum_rows) for other in told):
+                released[i, j] = True
+                told.append((n, mean))
+    return released & released.T
+
+
+def _is_same_or_far(n: float, mean: float, other: float, its_mean: float, least: float) -> bool:
+    if n == other:
+        return math.isclose(mean, its_mean, rel_tol=_ROUNDING, abs_tol=1e-300)
+    return abs(n - other) >= least
+
+
+def _varies(summary: Summary, policy: PrivacyPolicy) -> bool:
+    rarer = rows_of_rarer_value(summary)
+    return rarer is None or rarer >= policy.minimum_rows
