@@ -5,8 +5,6 @@ every second, fourth, ... edge. Two outer bins take what is outside of the range
 up to all values; they are not shown.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,12 +102,3 @@ def counts_with_outer(values: Floats, edges: Floats) -> NDArray[np.int64]:
     """
     below, above = int((values < edges[0]).sum()), int((values > edges[-1]).sum())
     return np.concatenate([[below], counts(values, edges), [above]])
-
-
-def thinned(fine: Sequence[float] | NDArray[np.int64], step: int) -> list[float]:
-    """Returns the counts of bins that are `step` bins each.
-
-    >>> thinned([1, 2, 3, 4], 2)
-    [3.0, 7.0]
-    """
-    return [float(total) for total in np.asarray(fine, float).reshape(-1, step).sum(axis=1)]
