@@ -24,15 +24,14 @@ def rows_of_rarer_value(summary: Summary) -> float | None:
 
     Source: Bhatia and Davis 2000, "A Better Bound on the Variance": equality holds only there.
     """
-    count, mean, low, high = summary.count, summary.mean, summary.min, summary.max
-    if None in (count, mean, low, high, summary.variance):
+    count, mean, variance = summary.count, summary.mean, summary.variance
+    low, high = summary.min, summary.max
+    if count is None or mean is None or variance is None or low is None or high is None:
         return None
-    assert count is not None and mean is not None and low is not None and high is not None
-    assert summary.variance is not None
     if high <= low:
         return None
     largest = count * (mean - low) * (high - mean)
-    if not math.isclose(summary.variance * (count - 1), largest, rel_tol=_ROUNDING):
+    if not math.isclose(variance * (count - 1), largest, rel_tol=_ROUNDING):
         return None
     upper = round(count * (mean - low) / (high - low))
     return float(min(upper, count - upper))

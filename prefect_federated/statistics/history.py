@@ -13,8 +13,7 @@ from enum import Enum
 
 from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.statistics.changes import is_between, joined, rows_changed
-from prefect_federated.statistics.ledger import Account, Mark, Release, Subject
-from prefect_federated.statistics.request import Request
+from prefect_federated.statistics.ledger import Account, Mark, Subject
 
 _STATES = 1_000
 """So many states of the data are compared with; with 20 rows changed between two, 20,000 rows."""
@@ -36,18 +35,16 @@ def subject_key(split: str, *what: str) -> str:
     return json.dumps([split, *what])
 
 
-def question(request: Request, policy: PrivacyPolicy, *details: object) -> str:
-    """Returns a short name of what is asked, which differs if the answer may.
+def question(policy: PrivacyPolicy, *details: object) -> str:
+    """Returns a short name of what is asked of a subject, which differs if the answer may.
 
     Args:
-        request: Its kind of site task counts, and what it groups by; its features do not, so that
-            to ask for others gives the same numbers of a column again.
         policy: A release under another policy is not given again.
-        details: What else matters, such as edges.
+        details: What else matters, such as edges. Which other columns are asked for does not: to
+            ask for others gives the same numbers of a column again.
     """
-    rules = policy.model_dump(mode="json")
-    rules["allowed_columns"] = rules["forbidden_columns"] = None
-    asked = json.dumps([request.kind, request.group_by, rules, details], sort_keys=True)
+    rules = policy.model_dump(mode="json", exclude={"allowed_columns", "forbidden_columns"})
+    asked = json.dumps([rules, details], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:32]
 
 
@@ -82,16 +79,15 @@ def begin(account: Account, key: str, now: State, what: Since, at: datetime) -> 
     subject = account.subjects.setdefault(key, Subject())
     if what is Since.NOTHING:
         last = subject.states[-1]
-        subject.states[-1] = {
-            name: joined(last.get(name, Mark()), mark) for name, mark in now.items()
-        }
+        together = {name: joined(last.get(name, Mark()), mark) for name, mark in now.items()}
+        subject.states[-1] = {**last, **together}
         return subject
-    # Of an older state, numbers of bins are the most, and tell the least: edges differ by then.
-    subject.states = [
-        {name: _short(mark) for name, mark in state.items()} for state in subject.states
-    ][-_STATES:]
-    subject.states.append(dict(now))
     subject.since, subject.releases, subject.cells = at, {}, []
+    if not now:  # it changes with others only
+        return subject
+    # Of an older state, the counts of bins would be the most, and tell the least.
+    older = [{name: _short(mark) for name, mark in state.items()} for state in subject.states]
+    subject.states = [*older, dict(now)][-_STATES:]
     return subject
 
 
@@ -106,5 +102,3 @@ def _changes(before: State, now: State) -> list[float]:
 def _short(mark: Mark) -> Mark:
     tables = {name: table for name, table in mark.tables.items() if name == "categories"}
     return Mark(counts=mark.counts, tables=tables, values=mark.values)
-
-

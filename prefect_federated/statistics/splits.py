@@ -1,0 +1,314 @@
+"""The pieces that an answer about a split is made of, each released or withheld on its own.
+
+They are the split's rows, its groups' rows, each column, each column by group, and the products of
+columns. A piece has a state, by which a change of the data is seen, and computes its release.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prefect_federated.datasets.policy import PrivacyPolicy
+from prefect_federated.statistics.changes import mark_of
+from prefect_federated.statistics.columns import (
+    Rules,
+    is_told_in_full,
+    released_summary,
+    spread_of,
+)
+from prefect_federated.statistics.disclosure import releasable_pairs
+from prefect_federated.statistics.grouped import released_by_group, released_group_rows
+from prefect_federated.statistics.history import Since, question, since, subject_key
+from prefect_federated.statistics.ledger import Account, Mark, Release, Subject
+from prefect_federated.statistics.noise import Mechanism
+from prefect_federated.statistics.noised import (
+    bounds_of,
+    noised_group_rows,
+    noised_summary,
+    numbers_of,
+)
+from prefect_federated.statistics.schema import (
+    ColumnAtSite,
+    CoMoments,
+    SplitFromSite,
+    Summary,
+    Withheld,
+)
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a piece computes its release with.
+
+    Args:
+        subject: The ledger's, in the state of now.
+        release: An empty one, with its time.
+        mechanism: Gives noise; None if there is none.
+        name_tables: How many tables of names are released together.
+        groups: The groups that are released, for what is computed by group.
+    """
+
+    subject: Subject
+    release: Release
+    mechanism: Mechanism | None = None
+    name_tables: int = 0
+    groups: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One thing that is released or withheld.
+
+    Args:
+        key: Of its subject in the ledger.
+        question: Its name among the subject's releases.
+        state: Exact numbers, by which a change is seen; none if it changes with others only.
+        after: Pieces without whose change it does not change, and that it must be as new as.
+        numbers: How many numbers get noise, where there is noise.
+        name_tables: How many of them are tables of names.
+        compute: Computes the release.
+    """
+
+    key: str
+    question: str
+    state: Mapping[str, Mark]
+    compute: Callable[[Now], Release]
+    after: Sequence["Piece"] = ()
+    numbers: int = 1
+    name_tables: int = 0
+
+    def since(self, account: Account, enough: int) -> Since:
+        """Returns what has happened to the data since the releases before."""
+        subject = account.subjects.get(self.key, Subject())
+        others = [piece.since(account, enough) for piece in self.after]
+        if Since.TOO_LITTLE in others:
+            return Since.TOO_LITTLE
+        if self.state:
+            return since(subject, self.state, enough)
+        kept = subject.releases.get(self.question)
+        if kept is None or Since.ENOUGH in others:
+            return Since.ENOUGH
+        began = [account.subjects[piece.key].since for piece in self.after]
+        is_older = any(at is not None and kept.at < at for at in began)
+        return Since.ENOUGH if is_older else Since.NOTHING
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of one split."""
+
+    rows: Piece
+    group_rows: Piece | None
+    columns: Mapping[str, Piece]
+    by_group: Mapping[str, Piece]
+    pairs: Piece | None
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Yields them in an order in which what others need comes first."""
+        yield self.rows
+        if self.group_rows is not None:
+            yield self.group_rows
+        yield from self.columns.values()
+        yield from self.by_group.values()
+        if self.pairs is not None:
+            yield self.pairs
+
+
+def pieces_of(
+    name: str,
+    split: SplitFromSite,
+    policy: PrivacyPolicy,
+    group_by: str | None,
+    dataset: str,
+    key: bytes,
+) -> Pieces:
+    """Returns the pieces of a split.
+
+    Args:
+        name: Of the split.
+        split: Exact.
+        policy: The site's.
+        group_by: The column whose values make the groups.
+        dataset: Of which dataset.
+        key: The site's secret.
+    """
+    usable = {
+        column: given for column, given in split.columns.items() if given.summary.count is not None
+    }
+    rules = {
+        column: Rules(
+            policy, key, subject_key(dataset, name, column), given.kind, spread_of(given.summary)
+        )
+        for column, given in usable.items()
+    }
+    columns = {
+        column: _column(name, column, given, split.rows, rules[column])
+        for column, given in usable.items()
+    }
+    group_rows, by_group = None, {}
+    if split.groups and group_by is not None:
+        group_rows = _group_rows(name, split, group_by, policy)
+        by_group = {
+            column: piece
+            for column, given in usable.items()
+            if (piece := _by_group(name, column, split, group_by, rules[column], columns[column]))
+        }
+    rows = Piece(
+        subject_key(name, "rows"),
+        question(policy, "rows"),
+        {"": Mark(counts={"rows": split.rows or 0.0})},
+        lambda now: now.release.model_copy(
+            update={"rows": now.mechanism.count(split.rows or 0.0) if now.mechanism else split.rows}
+        ),
+    )
+    pairs = None
+    if split.co_moments is not None and policy.noise is None:
+        pairs = _pairs(name, split, split.co_moments, policy, columns)
+    return Pieces(rows, group_rows, columns, by_group, pairs)
+
+
+def _column(
+    split: str, column: str, given: ColumnAtSite, rows: float | None, rules: Rules
+) -> Piece:
+    exact, policy = given.summary, rules.policy
+    bounds = bounds_of(column, given.kind, policy)
+
+    def compute(now: Now) -> Release:
+        if now.mechanism is not None:
+            summary = noised_summary(
+                exact, given.kind, bounds, policy, now.mechanism, now.name_tables
+            )
+        else:
+            rules.cells = now.subject.cells
+            summary = released_summary(exact, rules)
+        return now.release.model_copy(update={"summary": summary})
+
+    return Piece(
+        subject_key(split, "column", column),
+        question(policy, *_asked(exact)),
+        {"": mark_of(exact, rows)},
+        compute,
+        numbers=numbers_of(exact, bounds),
+        name_tables=_has_names(given),
+    )
+
+
+def _group_rows(name: str, split: SplitFromSite, group_by: str, policy: PrivacyPolicy) -> Piece:
+    rows = {group: part.rows or 0.0 for group, part in split.groups.items()}
+
+    def compute(now: Now) -> Release:
+        if now.mechanism is not None:
+            told, lines = noised_group_rows(rows, policy, now.mechanism, now.name_tables)
+        else:
+            told, lines = released_group_rows(rows, split.rows or 0.0, policy)
+        return now.release.model_copy(update={"group_rows": told, "withheld": lines})
+
+    return Piece(
+        subject_key(name, "groups", group_by),
+        question(policy, "groups"),
+        {group: Mark(counts={"rows": count}) for group, count in rows.items()},
+        compute,
+        name_tables=1,
+    )
+
+
+def _by_group(
+    name: str, column: str, split: SplitFromSite, group_by: str, rules: Rules, whole: Piece
+) -> Piece | None:
+    given = split.columns[column]
+    parts = {
+        group: part.columns[column].summary
+        for group, part in split.groups.items()
+        if column in part.columns
+    }
+    if not parts:
+        return None
+    policy = rules.policy
+    bounds = bounds_of(column, given.kind, policy)
+    by_group_rules = Rules(policy, rules.key, rules.column, rules.kind, rules.spread)
+
+    def compute(now: Now) -> Release:
+        named = [group for group in now.groups if group in parts]
+        if now.mechanism is not None:
+            told = {
+                group: noised_summary(
+                    parts[group], given.kind, bounds, policy, now.mechanism, now.name_tables
+                )
+                for group in named
+            }
+        else:
+            by_group_rules.cells = now.subject.cells
+            told = released_by_group(given.summary, parts, named, by_group_rules)
+        return now.release.model_copy(update={"groups": told})
+
+    asked = sorted({str(_asked(exact)) for exact in parts.values()})
+    return Piece(
+        subject_key(name, "column by group", column, group_by),
+        question(policy, "by group", asked),
+        {group: mark_of(exact, split.groups[group].rows) for group, exact in parts.items()},
+        compute,
+        after=[whole],
+        numbers=max(numbers_of(exact, bounds) for exact in parts.values()),
+        name_tables=_has_names(given),
+    )
+
+
+def _pairs(
+    name: str,
+    split: SplitFromSite,
+    exact: CoMoments,
+    policy: PrivacyPolicy,
+    columns: Mapping[str, Piece],
+) -> Piece:
+    summaries = {column: given.summary for column, given in split.columns.items()}
+    told = {
+        column for column, given in summaries.items() if is_told_in_full(given, policy)
+    } & columns.keys()
+
+    def compute(now: Now) -> Release:
+        return now.release.model_copy(update={"co_moments": _told(exact, summaries, told, policy)})
+
+    return Piece(
+        subject_key(name, "pairs"),
+        question(policy, "pairs", exact.columns),
+        {},
+        compute,
+        after=[columns[column] for column in exact.columns if column in columns],
+    )
+
+
+def _told(
+    exact: CoMoments, summaries: Mapping[str, Summary], told: set[str], policy: PrivacyPolicy
+) -> CoMoments:
+    released = releasable_pairs(exact, summaries, told, policy)
+
+    def some(table: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+        return [
+            [value if released[i, j] else None for j, value in enumerate(row)]
+            for i, row in enumerate(table)
+        ]
+
+    lines = []
+    if not released.all():
+        why = (
+            f"a column or their difference in rows is below {policy.minimum_rows}, or a column's "
+            "own variance is withheld"
+        )
+        lines = [Withheld(what="some correlations", reason=why)]
+    return CoMoments(
+        columns=exact.columns,
+        n=some(exact.n),
+        mean=some(exact.mean),
+        m2=some(exact.m2),
+        m=some(exact.m),
+        mean_rest=None if exact.mean_rest is None else some(exact.mean_rest),
+        withheld=[*exact.withheld, *lines],
+    )
+
+
+def _asked(exact: Summary) -> tuple[object, ...]:
+    given = [name for name, value in exact if value not in (None, []) and name != "withheld"]
+    return given, None if exact.histogram is None else exact.histogram.edges
+
+
+def _has_names(given: ColumnAtSite) -> int:
+    return int(given.kind == "categorical" and given.summary.categories is not None)
