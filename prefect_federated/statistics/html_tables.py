@@ -4,6 +4,7 @@ Every text is escaped here; what these functions take is plain text, unless it i
 """
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 
 from prefect_federated.datasets.kinds import Kind
@@ -25,7 +26,7 @@ CELLS = 2_500
 """Cells of a correlation matrix up to which it is a table; beyond, its strongest pairs are."""
 _PAIRS = 200
 _NAMED = 200
-_NUMERIC = ("", *"-0123456789<>")
+_NUMBER = re.compile(r"[<>]? ?-?[\d,.]+(e[+-]?\d+)?( %)?( \[.*\])?")
 
 
 class Markup(str):
@@ -58,7 +59,7 @@ def table(
     ] or [""] * len(headers)
     parts = [
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{caption_id}"><table>'
-        f'<caption id="{caption_id}">{text(caption)}</caption><thead><tr>',
+        f'<caption id="{caption_id}"><span>{text(caption)}</span></caption><thead><tr>',
         *(
             f'<th scope="col"{kind}>{_markup(header)}</th>'
             for header, kind in zip(headers, classes, strict=True)
@@ -81,13 +82,11 @@ def moments(
     caption: str, kind: Kind, series: Mapping[str, Summary], key: str, first: str = "site"
 ) -> Markup:
     """Returns the table of counts and moments, a row a site."""
-    headers = [first, "values", "missing", "", "infinite", "mean", "std", "min", "max"]
-    headers[3] = "missing, share"
-    has_numbers = kind != "categorical"
-    if not has_numbers:
-        headers = headers[:4]
-    else:
-        headers += ["sum", "variance"]
+    has_infinite = any(each.infinite for each in series.values())
+    headers = [first, "values", "missing", "missing, share"]
+    headers += ["infinite"] if has_infinite else []
+    if kind != "categorical":
+        headers += ["mean", "std", "min", "max", "sum", "variance"]
     rows = []
     for name, each in series.items():
         reason = keeps_back(each.withheld, "everything")
@@ -100,9 +99,10 @@ def moments(
             _known(each, "missing", count(each.missing)),
             _known(each, "missing", percent(each.missing, total(each))),
         ]
-        if has_numbers:
+        if has_infinite:
+            row.append(_known(each, "infinite", count(each.infinite)))
+        if kind != "categorical":
             row += [
-                _known(each, "infinite", count(each.infinite)),
                 _known(each, "mean", number(each.mean, kind)),
                 _known(each, "std", spread(each.std, kind)),
                 _known(each, "min", number(each.min, kind)),
@@ -206,7 +206,7 @@ def _bin(size: float | None) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    return cell[:1] in _NUMERIC or cell in (NONE, WITHHELD)
+    return cell in (NONE, WITHHELD) or _NUMBER.fullmatch(cell) is not None
 
 
 def _markup(cell: str) -> str:

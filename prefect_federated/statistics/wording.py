@@ -91,10 +91,10 @@ def keeps_back(withheld: Sequence[Withheld], what: str) -> str | None:
         withheld: What a site keeps back of a column.
         what: A field of `Summary`.
     """
+    wanted = {"std": ("std", "variance")}.get(what, (what,))
     for line in withheld:
-        if line.what == "everything" or what in line.what.replace("_", " ").split():
-            return line.reason
-        if what in (part.strip() for part in line.what.split(",")):
+        named = line.what.replace(",", " ").split()
+        if line.what == "everything" or any(each in named for each in wanted):
             return line.reason
     return None
 

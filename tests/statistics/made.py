@@ -178,6 +178,8 @@ def summary_of(column: "pd.Series[Any]", kind: Kind, edges: "np.ndarray | None")
     values = seconds(column).dropna()
     if values.empty:
         return Summary(count=0, missing=missing, infinite=0)
+    true = float(values.sum()) if kind == "boolean" else 0.0
+    categories = {"false": len(values) - true, "true": true} if kind == "boolean" else None
     variance = float(values.var()) if len(values) > 1 else None
     histogram = None
     if edges is not None:
@@ -195,6 +197,7 @@ def summary_of(column: "pd.Series[Any]", kind: Kind, edges: "np.ndarray | None")
         min=float(values.min()),
         max=float(values.max()),
         histogram=histogram,
+        categories=categories,
         quantiles=[
             Quantile(q=q, value=value, lower=value - width / 10, upper=value + width / 10)
             for q in (0.05, 0.25, 0.5, 0.75, 0.95)
