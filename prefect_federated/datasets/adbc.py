@@ -1,5 +1,6 @@
 """SQLite and PostgreSQL, read as Arrow columns through ADBC: much faster than row by row."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -8,17 +9,19 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pyarrow
-from sqlalchemy.dialects.postgresql import dialect as postgresql
-from sqlalchemy.dialects.sqlite import dialect as sqlite
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.sqlite.base import SQLiteDialect
 from sqlalchemy.engine import URL, Dialect
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.selectable import ExecutableReturnsRows as Statement
 
-from prefect_federated.datasets.database_url import without_password
+from prefect_federated.datasets.database_url import name_of, without_password
 from prefect_federated.datasets.texts import mixed_types
 from prefect_federated.errors import DatasetUnreadable, MixedTypes
 
 if TYPE_CHECKING:
     from adbc_driver_manager.dbapi import Connection
+
+_log = logging.getLogger("prefect_federated.site")
 
 CONNECT_S = 5
 """Seconds within which a server must accept the connection."""
@@ -31,6 +34,11 @@ _LIBPQ = {  # a server that is gone in the middle of a query is noticed within a
 }
 # SQLSTATE classes whose messages speak of the query, the server or the user, never of a value
 _TELLING = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "54", "55", "57", "58")
+# errors in the middle of the rows come without SQLSTATE
+_PLAIN = re.compile(
+    r"Failed to connect|closed the connection|terminating connection|canceling statement"
+    r"|out of memory|No space left|could not (send|receive)|division by zero"
+)
 _MISMATCH = re.compile(r"Type mismatch in column (\d+): expected (\w+)")
 
 
@@ -45,7 +53,7 @@ class AdbcSession:
         self._title = title
         self._url = url
 
-    def schema(self, statement: ClauseElement) -> pyarrow.Schema:
+    def schema(self, statement: Statement) -> pyarrow.Schema:
         """Returns the names and types of a statement's columns, without reading rows.
 
         Raises:
@@ -57,7 +65,7 @@ class AdbcSession:
             cursor.execute(self._sql(statement))
             return cursor.fetch_record_batch().schema
 
-    def rows(self, statement: ClauseElement) -> list[tuple[object, ...]]:
+    def rows(self, statement: Statement) -> list[tuple[object, ...]]:
         """Returns all rows of a statement that has few.
 
         Raises:
@@ -69,7 +77,7 @@ class AdbcSession:
         return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def batches(
-        self, statement: ClauseElement, rows: int, are_text: Sequence[bool] | None = None
+        self, statement: Statement, rows: int, are_text: Sequence[bool] | None = None
     ) -> Iterator[pyarrow.RecordBatch]:
         """Yields a statement's rows in batches of about so many.
 
@@ -90,7 +98,7 @@ class AdbcSession:
             example = ", ".join("''" if is_text else "0.5" for is_text in are_text)
             sql, skipped = f"SELECT {example} UNION ALL {sql}", 1
         options = {} if self.is_typed else {"adbc.sqlite.query.batch_rows": rows}
-        names = [each.name for each in statement.selected_columns]  # type: ignore[attr-defined]
+        names = [each.name for each in statement.exported_columns]
         done = 0
         with self._connection.cursor(adbc_stmt_kwargs=options) as cursor:
             try:
@@ -105,7 +113,7 @@ class AdbcSession:
                 row = f"a row after row {done:,}" if done else f"one of the first {rows:,} rows"
                 raise MixedTypes(mixed_types(name, "numeric", "text", row), name) from None
 
-    def _sql(self, statement: ClauseElement) -> str:
+    def _sql(self, statement: Statement) -> str:
         compiled = statement.compile(dialect=self._dialect, compile_kwargs={"literal_binds": True})
         return str(compiled)
 
@@ -133,8 +141,10 @@ class _Mismatch(Exception):
 def _said(error: Exception, url: URL) -> str:
     """Returns what the database said, unless a row's value may be in it."""
     state = getattr(error, "sqlstate", None)
-    if state and not state.startswith(_TELLING):
-        return f"SQLSTATE {state} (the database's own log says more)"
+    is_plain = state.startswith(_TELLING) if state else _PLAIN.search(str(error))
+    if url.get_backend_name() == "postgresql" and not is_plain:
+        _log.warning("%s: %s", name_of(url), error)  # stays at the site
+        return f"SQLSTATE {state or 'unknown'}; the site's log has what the database said"
     said = re.split(r"\n(?:query|LINE \d+):?|\nQuery was", str(error))[0]
     return without_password(said, url).removesuffix(".")
 
@@ -169,7 +179,7 @@ def sqlite_session(url: URL, title: str) -> Iterator[AdbcSession]:
         raise DatasetUnreadable(f"{title}: there is no such file. Check `url`.")
     uri = f"file:{quote(str(path.resolve()))}?mode=ro"
     with _connected(lambda: connect(uri), title, url) as connection:
-        yield AdbcSession(connection, sqlite(paramstyle="named"), title, url)
+        yield AdbcSession(connection, SQLiteDialect(paramstyle="named"), title, url)
 
 
 @contextmanager
@@ -187,4 +197,5 @@ def postgresql_session(url: URL, title: str) -> Iterator[AdbcSession]:
     with _connected(lambda: connect(uri), title, url) as connection:
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        yield AdbcSession(connection, postgresql(paramstyle="named"), title, url)
+        dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+        yield AdbcSession(connection, dialect, title, url)

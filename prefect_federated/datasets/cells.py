@@ -32,6 +32,11 @@ def kind_of(name: str, type_: pyarrow.DataType) -> Kind | Unusable:
         return "datetime"
     if types.is_null(type_):
         return "empty"
+    return unusable(name, str(type_))
+
+
+def unusable(name: str, type_: str) -> Unusable:
+    """Returns what a person is told of a column whose type has no kind."""
     return Unusable(
         f"column {name!r} holds values of type {type_}, of which there are no statistics here. "
         "Leave it out, or convert it to numbers, text, truth values or dates."

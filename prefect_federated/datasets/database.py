@@ -8,10 +8,10 @@ from typing import Protocol
 
 import pyarrow
 from sqlalchemy.engine import URL
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.selectable import ExecutableReturnsRows as Statement
 
 from prefect_federated.datasets.cells import as_text as as_names
-from prefect_federated.datasets.cells import is_text, kind_of
+from prefect_federated.datasets.cells import is_text, kind_of, unusable
 from prefect_federated.datasets.database_url import DatabaseUrl, name_of
 from prefect_federated.datasets.kinds import Kind, Unusable
 from prefect_federated.datasets.sources import MOST_CATEGORIES, Aggregate, Part
@@ -41,16 +41,16 @@ class Session(Protocol):
     is_typed: bool
     """Whether columns have types, which `schema` tells."""
 
-    def schema(self, statement: ClauseElement) -> pyarrow.Schema:
+    def schema(self, statement: Statement) -> pyarrow.Schema:
         """Returns the names and types of a statement's columns."""
         ...
 
-    def rows(self, statement: ClauseElement) -> list[tuple[object, ...]]:
+    def rows(self, statement: Statement) -> list[tuple[object, ...]]:
         """Returns all rows of a statement that has few."""
         ...
 
     def batches(
-        self, statement: ClauseElement, rows: int, are_text: Sequence[bool] | None = None
+        self, statement: Statement, rows: int, are_text: Sequence[bool] | None = None
     ) -> Iterator[pyarrow.RecordBatch]:
         """Yields a statement's rows in batches of about so many."""
         ...
@@ -244,7 +244,7 @@ class DatabaseReader:
 
     def _sampled(self, names: Sequence[str]) -> Mapping[str, "_Own"]:
         """Looks at the first rows of columns, and further where these have no value."""
-        first = self.query.select(dict.fromkeys(names), None).limit(LOOKED_AT)
+        first = self.query.select(dict.fromkeys(names), first=LOOKED_AT)
         batches = list(self.session.batches(first, LOOKED_AT))
         found = {}
         for position, name in enumerate(names):
@@ -282,8 +282,11 @@ class _Found:
 
 
 def _typed(column: pyarrow.Field) -> _Own:
-    if (column.metadata or {}).get(_TYPE_NAME) == b"numeric":
+    called = (column.metadata or {}).get(_TYPE_NAME)
+    if called == b"numeric":
         return _Own(column.type, "numeric")  # which ADBC gives as text, for all its digits
+    if called == b"money":  # which it gives in cents, or whatever the database's country has
+        return _Own(column.type, unusable(column.name, "money"))
     return _Own(column.type, kind_of(column.name, column.type))
 
 
@@ -310,14 +313,18 @@ def _joined(arrays: Sequence[pyarrow.Array]) -> pyarrow.Array:
 
 
 def _of_numbers(name: str, kind: Kind, rows: int, values: Sequence[object]) -> Aggregate:
-    present, finite, low, high, total = values
+    present, finite, low, high, sum_ = values
     if any(isinstance(each, str | bytes) for each in (low, high)):
         raise MixedTypes(mixed_types(name, kind, "text", "a row"), name)
-    numbers = [None if each is None else float(str(each)) for each in (low, high, total)]
-    if not _whole(finite):
-        numbers = [None, None, None]
+    count, has_values = _whole(finite), bool(_whole(finite))
     return Aggregate(
-        kind, _whole(finite), rows - _whole(present), _whole(present) - _whole(finite), *numbers
+        kind,
+        count,
+        missing=rows - _whole(present),
+        infinite=_whole(present) - count,
+        min=float(str(low)) if has_values else None,
+        max=float(str(high)) if has_values else None,
+        sum=float(str(sum_)) if has_values else None,
     )
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from prefect_federated.datasets.kinds import Kind, Unusable
 from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.datasets.sources import Part, Reader, Source
-from prefect_federated.datasets.table import Table, near
+from prefect_federated.datasets.table import Table, close, near
 from prefect_federated.errors import DatasetNotFound, DatasetUnreadable
 
 MOST_SPLITS = 20
@@ -124,7 +124,7 @@ class Dataset:
         if absent:
             raise DatasetNotFound(
                 f"{self.where}: dataset {self.name!r} names the column {absent[0]!r}, which "
-                f"{source.title} does not have. {near(absent[0], names)}"
+                f"{source.title} does not have. {close(absent[0], names)}Correct the name."
             )
 
     def _title(self, split: str | None = None) -> str:

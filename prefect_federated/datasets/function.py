@@ -4,9 +4,10 @@ import importlib
 import inspect
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
 import pyarrow
@@ -96,7 +97,7 @@ class FunctionSource:
             raise DatasetUnreadable(
                 f"{self.title} is not a function without parameters. Name one that returns a frame."
             )
-        return function
+        return cast(Callable[[], object], function)
 
 
 def _takes_nothing(function: Callable[..., object]) -> bool:
@@ -107,7 +108,7 @@ def _takes_nothing(function: Callable[..., object]) -> bool:
     return True
 
 
-def _kind(name: str, column: "pd.Series[object]") -> Kind | Unusable:
+def _kind(name: str, column: pd.Series) -> Kind | Unusable:
     """Returns what a column of a frame holds: by its type, or by its objects where it has none."""
     if len(column) and column.isna().all():
         return "empty"
@@ -128,10 +129,10 @@ def _read(frame: pd.DataFrame, names: Sequence[str], rows: int) -> Iterator[pyar
         yield pyarrow.RecordBatch.from_arrays([_array(part[name]) for name in names], list(names))
 
 
-def _array(column: "pd.Series[object]") -> pyarrow.Array:
+def _array(column: pd.Series) -> pyarrow.Array:
     try:
         array = pyarrow.Array.from_pandas(column)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):  # whole numbers and others
-        texts: Mapping[object, str | None] = column.map(str, na_action="ignore")
+        texts = column.map(str, na_action="ignore")
         array = pyarrow.Array.from_pandas(texts, type=pyarrow.string())
     return array.combine_chunks() if isinstance(array, pyarrow.ChunkedArray) else array

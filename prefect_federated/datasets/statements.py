@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from sqlalchemy import (
+    ColumnClause,
     ColumnElement,
-    CompoundSelect,
     Double,
     Integer,
-    Select,
+    SQLColumnExpression,
     String,
     Subquery,
     case,
@@ -22,10 +23,12 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.sql import quoted_name
+from sqlalchemy.sql.selectable import ExecutableReturnsRows as Statement
 
 from prefect_federated.datasets.sources import MOST_CATEGORIES, Part
 
-Expression = Callable[[ColumnElement[object]], ColumnElement[object]]
+Column: TypeAlias = SQLColumnExpression[object]
+Expression: TypeAlias = Callable[[Column], Column]
 
 
 @dataclass(frozen=True)
@@ -41,26 +44,29 @@ class Query:
     names: Sequence[str] = ()
 
     def select(
-        self, expressions: Mapping[str, Expression | None], part: Part | None
-    ) -> Select[tuple[object, ...]]:
+        self,
+        expressions: Mapping[str, Expression | None],
+        part: Part | None = None,
+        first: int | None = None,
+    ) -> Statement:
         """Returns a select of columns, each as it is or as an expression of it."""
         rows = self.rows()
         wanted = [
             (make(rows.c[name]) if make else rows.c[name]).label(quoted_name(name, True))
             for name, make in expressions.items()
         ]
-        return _of_part(select(*wanted).select_from(rows), rows, part)
+        return select(*wanted).select_from(rows).where(*_is_of(rows, part)).limit(first)
 
-    def no_rows(self) -> Select[tuple[object, ...]]:
+    def no_rows(self) -> Statement:
         """Returns a select that has all columns and no rows."""
         return select(literal_column("*")).select_from(self.rows()).where(literal_column("1=0"))
 
-    def present(self, name: str, rows: int) -> Select[tuple[object, ...]]:
+    def present(self, name: str, rows: int) -> Statement:
         """Returns a select of the first values of a column that are there."""
         source = self.rows()
         return select(source.c[name]).where(source.c[name].is_not(None)).limit(rows)
 
-    def distinct(self, name: str, most: int) -> Select[tuple[object, ...]]:
+    def distinct(self, name: str, most: int) -> Statement:
         """Returns a select of the different values of a column as text, up to `most` + 1."""
         return select(cast(self.rows().c[name], String)).distinct().limit(most + 1)
 
@@ -69,10 +75,10 @@ class Query:
         numbers: Mapping[str, Expression],
         categories: Sequence[str],
         part: Part | None,
-        total: Callable[[ColumnElement[object]], ColumnElement[object]],
+        total: Callable[[Column], Column],
         *,
         finite_only: bool = False,
-    ) -> CompoundSelect[tuple[object, ...]] | Select[tuple[object, ...]]:
+    ) -> Statement:
         """Returns one statement for the aggregates of all columns.
 
         Its first row has null, null, the number of rows; then for each number its count (of all
@@ -81,7 +87,7 @@ class Query:
         a category, and its number of rows.
         """
         rows = self.rows()
-        wide: list[ColumnElement[object]] = []
+        wide: list[Column] = []
         for name, make in numbers.items():
             value = make(rows.c[name])
             # what is infinite has a difference from itself that is not 0
@@ -90,69 +96,72 @@ class Query:
             wide += [func.min(kept), func.max(kept), total(kept)]
         wide += [func.count(func.nullif(func.trim(rows.c[name]), "")) for name in categories]
         heads = [null(), cast(null(), String), func.count(), *wide]
-        named = [each.label(f"v{place}") for place, each in enumerate(heads)]
-        first = _of_part(select(*named).select_from(rows), rows, part)
-        others = [
-            self._counts(place, name, part, len(wide)) for place, name in enumerate(categories)
+        named: list[Column] = [each.label(f"v{place}") for place, each in enumerate(heads)]
+        first = select(*named).select_from(rows).where(*_is_of(rows, part))
+        nothing: list[Column] = [null()] * len(wide)
+        counts = [
+            select(literal_column(str(place)), counted.c.category, counted.c.n, *nothing)
+            for place, counted in enumerate(self._counts(name, part) for name in categories)
         ]
-        return union_all(first, *others) if others else first
+        if not counts:
+            return first
+        return union_all(first, *counts)
 
-    def _counts(
-        self, place: int, name: str, part: Part | None, padding: int
-    ) -> Select[tuple[object, ...]]:
+    def _counts(self, name: str, part: Part | None) -> Subquery:
         rows = self.rows()
-        by_category = select(cast(rows.c[name], String).label("category"), func.count().label("n"))
-        grouped = (
-            _of_part(by_category.select_from(rows), rows, part)
+        return (
+            select(cast(rows.c[name], String).label("category"), func.count().label("n"))
+            .select_from(rows)
+            .where(*_is_of(rows, part))
             .group_by(rows.c[name])
             .limit(MOST_CATEGORIES + 1)
-            .subquery(f"counts_{place}")
+            .subquery("counted")
         )
-        nothing = [null() for _ in range(padding)]
-        return select(literal_column(str(place)), grouped.c.category, grouped.c.n, *nothing)
 
     def rows(self) -> Subquery:
         """Returns the query as what others select from."""
         asked = self.text.strip().rstrip(";").replace(":", r"\:")
-        columns = [column(quoted_name(name, True)) for name in self.names]
+        columns: list[ColumnClause[object]] = [
+            column(quoted_name(name, True)) for name in self.names
+        ]
         return text(f"{asked}\n").columns(*columns).subquery("dataset")  # a comment may end it
 
 
-def as_it_is(value: ColumnElement[object]) -> ColumnElement[object]:
+def as_it_is(value: Column) -> Column:
     """Returns the column."""
     return value
 
 
-def as_double(value: ColumnElement[object]) -> ColumnElement[object]:
+def as_double(value: Column) -> Column:
     """Returns a number in double precision."""
     return cast(value, Double)
 
 
-def as_text(value: ColumnElement[object]) -> ColumnElement[object]:
+def as_text(value: Column) -> Column:
     """Returns anything as text."""
     return cast(value, String)
 
 
-def as_epoch(value: ColumnElement[object]) -> ColumnElement[object]:
+def as_epoch(value: Column) -> Column:
     """Returns a date as PostgreSQL's seconds since 1970, in double precision."""
     return func.date_part("epoch", value)
 
 
-def total(value: ColumnElement[object]) -> ColumnElement[object]:
+def total(value: Column) -> Column:
     """Returns a sum in double precision."""
     return func.sum(cast(value, Double))
 
 
-def sqlite_total(value: ColumnElement[object]) -> ColumnElement[object]:
+def sqlite_total(value: Column) -> Column:
     """Returns a sum in double precision, which no whole number overflows."""
     return func.total(value)
 
 
-def _truth(value: ColumnElement[object]) -> ColumnElement[object]:
+def _truth(value: Column) -> Column:
     return cast(cast(value, Integer), Double)
 
 
-def _not_nan(value: ColumnElement[object]) -> ColumnElement[object]:
+def _not_nan(value: Column) -> Column:
     return func.nullif(cast(value, Double), literal_column("CAST('NaN' AS DOUBLE PRECISION)"))
 
 
@@ -164,9 +173,5 @@ POSTGRESQL_NUMBERS: Mapping[str, Expression] = {
 """Kind of a PostgreSQL column -> the column as a number."""
 
 
-def _of_part(
-    statement: Select[tuple[object, ...]], rows: Subquery, part: Part | None
-) -> Select[tuple[object, ...]]:
-    if part is None:
-        return statement
-    return statement.where(cast(rows.c[part.column], String) == part.value)
+def _is_of(rows: Subquery, part: Part | None) -> list[ColumnElement[bool]]:
+    return [] if part is None else [cast(rows.c[part.column], String) == part.value]

@@ -1,7 +1,7 @@
 """The rows of one split of a dataset, column by column, in chunks that fit in memory."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prefect_federated.datasets.kinds import Kind
@@ -10,6 +10,9 @@ from prefect_federated.errors import DatasetNotFound
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SHOWN = 30
+"""Names that an error lists at most."""
 
 
 class Table:
@@ -99,13 +102,17 @@ class Table:
         return columns
 
 
-def near(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
     """Returns a sentence with the names that come near, and one with those there are."""
-    if not known:
+    names = list(known)
+    if not names:
         return "There is none."
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{close(name, names)}There is {', '.join(names[:SHOWN])}{more}."
+
+
+def close(name: str, known: Iterable[str]) -> str:
+    """Returns a sentence with the names that come near, and a space; nothing if none does."""
     by_small = {each.casefold(): each for each in known}
-    close = difflib.get_close_matches(name.casefold(), by_small, n=2)
-    hint = f"Did you mean {' or '.join(repr(by_small[each]) for each in close)}? " if close else ""
-    shown = list(known)[:30]
-    more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
-    return f"{hint}There is {', '.join(shown)}{more}."
+    found = difflib.get_close_matches(name.casefold(), by_small, n=2)
+    return f"Did you mean {' or '.join(repr(by_small[each]) for each in found)}? " if found else ""
