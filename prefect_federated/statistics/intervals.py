@@ -61,7 +61,7 @@ def releasable(
         if not gaps:
             break
         for gap in gaps:
-            chosen -= _to_blame(gap, chosen, joints, parts, sizes)
+            chosen -= _to_blame(gap, chosen, joints, parts, sizes, bool(known))
     return [place in chosen for place in range(len(bins))]
 
 
@@ -159,13 +159,16 @@ def _to_blame(
     joints: Sequence[tuple[int, int]],
     parts: Sequence[int],
     sizes: Sequence[float],
+    has_known: bool,
 ) -> set[int]:
-    """Returns the bin to withhold: the smallest at the gap, or of what makes it known."""
+    """Returns the bin to withhold: the smallest that makes it known, or where there were bins
+    before, which have edges of their own, the smallest at the gap.
+    """
     full = [place for place in chosen if sizes[place] > 0]  # an empty one tells no more than it is
     near = [place for place in full if {gap.left, gap.right} & set(joints[place])]
     of_parts = {parts[gap.left], *gap.inside}
     around = [place for place in full if parts[joints[place][0]] in of_parts]
-    for candidates in (near, around):
+    for candidates in (near if has_known else [], around):
         if candidates:
-            return {min(candidates, key=lambda place: sizes[place])}
+            return {min(candidates, key=lambda place: (sizes[place], place))}
     return chosen.copy()  # what was known before passed, so that it is one of these

@@ -144,14 +144,6 @@ def pieces_of(
         column: _column(name, column, given, split.rows, rules[column])
         for column, given in usable.items()
     }
-    group_rows, by_group = None, {}
-    if split.groups and group_by is not None:
-        group_rows = _group_rows(name, split, group_by, policy)
-        by_group = {
-            column: piece
-            for column, given in usable.items()
-            if (piece := _by_group(name, column, split, group_by, rules[column], columns[column]))
-        }
     rows = Piece(
         subject_key(name, "rows"),
         question(policy, "rows"),
@@ -160,6 +152,15 @@ def pieces_of(
             update={"rows": now.mechanism.count(split.rows or 0.0) if now.mechanism else split.rows}
         ),
     )
+    group_rows, by_group = None, {}
+    if split.groups and group_by is not None:
+        after = [rows, *([columns[group_by]] if group_by in columns else [])]
+        group_rows = _group_rows(name, split, group_by, policy, after)
+        by_group = {
+            column: piece
+            for column, given in usable.items()
+            if (piece := _by_group(name, column, split, group_by, rules[column], columns[column]))
+        }
     pairs = None
     if split.co_moments is not None and policy.noise is None:
         pairs = _pairs(name, split, split.co_moments, policy, columns)
@@ -192,7 +193,13 @@ def _column(
     )
 
 
-def _group_rows(name: str, split: SplitFromSite, group_by: str, policy: PrivacyPolicy) -> Piece:
+def _group_rows(
+    name: str,
+    split: SplitFromSite,
+    group_by: str,
+    policy: PrivacyPolicy,
+    after: Sequence[Piece],
+) -> Piece:
     rows = {group: part.rows or 0.0 for group, part in split.groups.items()}
 
     def compute(now: Now) -> Release:
@@ -207,6 +214,7 @@ def _group_rows(name: str, split: SplitFromSite, group_by: str, policy: PrivacyP
         question(policy, "groups"),
         {group: Mark(counts={"rows": count}) for group, count in rows.items()},
         compute,
+        after=after,
         name_tables=1,
     )
 

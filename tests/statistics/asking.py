@@ -65,16 +65,18 @@ def summary_of(values: "pd.Series[float]", edges: Sequence[float] | None) -> Sum
 
 def co_moments_of(frame: pd.DataFrame) -> CoMoments:
     columns = [str(name) for name in frame if kind_of(frame[name]) != "categorical"]
+    values = frame[columns].to_numpy(float)
     table: dict[str, list[list[float | None]]] = {"n": [], "mean": [], "m2": [], "m": []}
-    for one in columns:
+    for one in values.T:
         rows: dict[str, list[float | None]] = {name: [] for name in table}
-        for other in columns:
-            both = np.array(frame[[one]].join(frame[[other]], rsuffix="2").dropna(), float)
-            a, b = both[:, 0], both[:, 1]
+        for other in values.T:
+            both = np.isfinite(one) & np.isfinite(other)
+            a, b = one[both], other[both]
+            some = bool(len(a))
             rows["n"].append(float(len(a)))
-            rows["mean"].append(float(a.mean()))
-            rows["m2"].append(float(((a - a.mean()) ** 2).sum()))
-            rows["m"].append(float(((a - a.mean()) * (b - b.mean())).sum()))
+            rows["mean"].append(float(a.mean()) if some else None)
+            rows["m2"].append(float(((a - a.mean()) ** 2).sum()) if some else None)
+            rows["m"].append(float(((a - a.mean()) * (b - b.mean())).sum()) if some else None)
         for name, row in rows.items():
             table[name].append(row)
     return CoMoments(columns=columns, **table)
