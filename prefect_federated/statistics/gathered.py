@@ -178,6 +178,8 @@ class Gathered:
                 if histogram is not None
                 and (part := Cumulative.of(histogram, summary.count, summary.noise is None))
             ]
+            if parts and (ends := Cumulative.between(summary)):
+                parts.append(ends)
             for part in parts:
                 known[site] = narrowed(known[site], part) if site in known else part
         return known

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from prefect_federated.statistics.histograms import OUTER
 from prefect_federated.statistics.moments import Floats
-from prefect_federated.statistics.schema import Histogram, Quantile
+from prefect_federated.statistics.schema import Histogram, Quantile, Summary
 
 _SURE = 1e-9  # a share of a place: so far may rounding have moved a whole number
 
@@ -65,6 +65,18 @@ class Cumulative:
             total=float(whole),
             is_exact=is_exact,
         )
+
+    @classmethod
+    def between(cls, summary: Summary) -> "Cumulative | None":
+        """Returns that all values lie between minimum and maximum, if these are known.
+
+        Noise moves them outwards only.
+        """
+        low, high, total = summary.min, summary.max, summary.count
+        if low is None or high is None or not total or low >= high or summary.noise is not None:
+            return None
+        ends = np.array([0.0, total])
+        return cls(np.array([low, high]), ends, ends, float(total))
 
     def at(self, edges: Floats) -> tuple[Floats, Floats]:
         """Returns how many values lie below other edges, at least and at most."""

@@ -18,13 +18,14 @@ def lines(gathered: Gathered) -> list[str]:
 
 
 def one_line(withheld: list[str], most: int = 3) -> str:
-    """Returns the first lines as one, for a state's message.
+    """Returns some lines as one, for a state's message: those on whole sites and splits first.
 
     >>> one_line(["a: withheld, x", "b: withheld, y", "c: withheld, z"], most=2)
     'a: withheld, x; b: withheld, y; and 1 more'
     """
+    ordered = sorted(withheld, key=lambda line: ": withheld, " not in line)
     more = [f"and {len(withheld) - most} more"] if len(withheld) > most else []
-    return "; ".join([*withheld[:most], *more])
+    return "; ".join([*ordered[:most], *more])
 
 
 def _of_site(gathered: Gathered, site: str) -> Iterator[str]:
@@ -48,6 +49,8 @@ def _entries(part: SplitFromSite, group: str = "") -> Iterator[tuple[str, list[s
     by_entry: dict[Withheld, list[str]] = {}
     for name, column in part.columns.items():
         for kept in dict.fromkeys(column.summary.withheld):
+            if kept in part.withheld:  # as all of the split is
+                continue
             by_entry.setdefault(kept, []).append(name)
     for kept in dict.fromkeys(part.co_moments.withheld if part.co_moments else []):
         yield group, [], kept

@@ -13,7 +13,10 @@ from prefect_federated.statistics.merge import About, deviations, statistics_of
 from prefect_federated.statistics.question import Question
 from prefect_federated.statistics.schema import Statistics
 
-OPEN = "{minimum_rows: 1, small_cell: 0, small_missing: 0, rows_per_bin: 1, rows_per_category: 1, minmax_noise: 0, changed_rows: 0}"
+OPEN = (
+    "{minimum_rows: 1, small_cell: 0, small_missing: 0, rows_per_bin: 1, rows_per_category: 1, "
+    "minmax_noise: 0, changed_rows: 0}"
+)
 """A policy that lets everything out, so that numbers can be compared."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
