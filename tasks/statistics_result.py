@@ -16,11 +16,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_federated.errors import SnapshotCorrupt, SnapshotFailed
-from prefect_federated.statistics.drift import compare
-from prefect_federated.statistics.report import report_html
 from prefect_federated.statistics.schema import OVERALL, Comparison, Drift, Split, Statistics
-from prefect_federated.statistics.stand_outs import stand_outs
-from prefect_federated.statistics.summary import summary_markdown
 from prefect_federated.statistics.withholding import one_line
 from prefect_federated.tasks.artifacts import key_of
 from prefect_federated.tasks.storage import get, path_in_storage, put
@@ -101,6 +97,10 @@ def publish(
     Raises:
         SnapshotFailed: a file could not be written.
     """
+    # not before the sites have answered: pictures are made with what takes long to import
+    from prefect_federated.statistics.drift import compare
+    from prefect_federated.statistics.report import report_html
+
     result = _with_notes(result)
     if earlier is not None:
         compared = compare(result, earlier.result, psi_threshold, ks_threshold)
@@ -144,6 +144,8 @@ def _with_notes(result: Statistics) -> Statistics:
 
 
 def _noted(split: Split) -> Split:
+    from prefect_federated.statistics.stand_outs import stand_outs
+
     features = {
         name: feature.model_copy(update={"stands_out": stand_outs(name, feature)})
         for name, feature in split.features.items()
@@ -175,8 +177,12 @@ def _show(result: Statistics, report: str) -> None:
     key = f"statistics-{key_of(result.name).strip('-')}"
     link = Path(report).as_uri() if Path(report).is_absolute() else report
     try:
+        from prefect_federated.statistics.summary import summary_markdown
+
         create_markdown_artifact(
-            summary_markdown(result), key=key, description=f"Statistics of {result.dataset}"
+            summary_markdown(result, f"[the report]({link})"),
+            key=key,
+            description=f"Statistics of {result.dataset}",
         )
         create_link_artifact(
             link, link_text="The report", key=f"{key}-report", description=f"A file: {report}"
