@@ -142,7 +142,7 @@ def _released_histogram(
         return None, [Withheld(what="histogram", reason=why or "")]
     policy = rules.policy
     released = releasable(rules.cells, [counts], policy.small_cell, [beside], policy.small_missing)
-    rules.cells += [cell for cell, out in zip(cells_of([counts]), released, strict=True) if out]
+    rules.cells += cells_of([counts], released)
     return told_histogram(histogram, counts, released, policy)
 
 

@@ -152,7 +152,7 @@ def _add_histograms(
         beside = [*([0.0] * len(parts)), absent(whole) - taken]
     counts = [*parts, rest]
     released = releasable(rules.cells, counts, policy.small_cell, beside, policy.small_missing)
-    rules.cells += [cell for cell, out in zip(cells_of(counts), released, strict=True) if out]
+    rules.cells += cells_of(counts, released)
     for name, part in zip(groups, parts, strict=True):
         shown = Histogram(edges=coarsest, counts=list(part))
         _extend(summaries, name, *told_histogram(shown, part, released, policy))

@@ -35,17 +35,21 @@ def subject_key(split: str, *what: str) -> str:
     return json.dumps([split, *what])
 
 
-def question(policy: PrivacyPolicy, *details: object) -> str:
+def rules_of(policy: PrivacyPolicy) -> str:
+    """Returns a short name of a policy: a release under another one is not given again."""
+    rules = policy.model_dump_json(exclude={"allowed_columns", "forbidden_columns"})
+    return hashlib.sha256(rules.encode()).hexdigest()[:32]
+
+
+def question(rules: str, *details: object) -> str:
     """Returns a short name of what is asked of a subject, which differs if the answer may.
 
     Args:
-        policy: A release under another policy is not given again.
+        rules: The policy's short name.
         details: What else matters, such as edges. Which other columns are asked for does not: to
             ask for others gives the same numbers of a column again.
     """
-    rules = policy.model_dump(mode="json", exclude={"allowed_columns", "forbidden_columns"})
-    asked = json.dumps([rules, details], sort_keys=True)
-    return hashlib.sha256(asked.encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([rules, details]).encode()).hexdigest()[:32]
 
 
 def since(subject: Subject, now: State, enough: int) -> Since:

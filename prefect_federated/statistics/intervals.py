@@ -9,14 +9,18 @@ be small: bins that would make one known are withheld.
 This stops what can be added and subtracted. It does not weigh what can be guessed from bounds.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 Below = tuple[float, ...]
 """An edge: how many values lie below it, in each group; one number where there are no groups."""
 
 Cell = tuple[Below, Below]
+
+Floats = NDArray[np.float64]
 
 
 def releasable(
@@ -33,7 +37,7 @@ def releasable(
         counts: `(n_groups, n_bins)`; no value is outside of the bins.
         smallest: No number that can be computed may be above 0 and below this.
         beside: Rows that are in no bin and whose number is withheld, such as missing values, in
-            each group; where it is given, only these and all values together are known.
+            each group; where there are any, only these and all values together are known.
         smallest_beside: The same as `smallest`, for what these rows are part of.
 
     >>> releasable([], [[40, 3, 50, 60]], smallest=5)
@@ -41,44 +45,60 @@ def releasable(
     >>> releasable([((0,), (40,))], [[43, 50]], smallest=5)
     [False, False]
     """
-    bins = cells_of(counts)
-    sizes = [sum(row) for row in zip(*counts, strict=True)]
-    chosen = {
-        place
-        for place, row in enumerate(zip(*counts, strict=True))
-        if not any(0 < count < smallest for count in row)
-    }
-    total = bins[-1][1]
-    end = tuple(a + b for a, b in zip(total, beside or [0.0] * len(total), strict=True))
-    last_smallest = max(smallest, smallest_beside) if end != total else smallest
-    edges = sorted({(0.0,) * len(total), end, *_edges_of(bins), *_edges_of(known)}, key=sum)
-    places = {edge: place for place, edge in enumerate(edges)}
-    always = [(0, len(edges) - 1), *((places[low], places[high]) for low, high in known)]
-    joints = [(places[low], places[high]) for low, high in bins]
+    table = np.asarray(counts, float)
+    edges = _edges(table)
+    end = edges[-1] + (0.0 if beside is None else np.asarray(beside, float))
+    limits = _Limits(smallest, smallest if (end == edges[-1]).all() else smallest_beside)
+    sizes = table.sum(axis=0)
+    is_chosen = ~((table > 0) & (table < smallest)).any(axis=0)
+    before = np.asarray(known, float).reshape(len(known), 2, len(table))
+    # Of two edges, the one with more values below it has so in each group: their sums tell which.
+    told = np.concatenate([edges, end[None], before[:, 0], before[:, 1]])
+    _, first, place = np.unique(told.sum(axis=1), return_index=True, return_inverse=True)
+    below, bins = told[first], len(sizes)
+    always = [(0, len(first) - 1)]
+    always += zip(*np.split(place[bins + 2 :], 2), strict=True)
+    joints = list(zip(place[:bins].tolist(), place[1 : bins + 1].tolist(), strict=True))
+    chosen = {int(number) for number in np.flatnonzero(is_chosen & (sizes > 0))}
     while chosen:
-        parts = _parts(len(edges), always + [joints[place] for place in chosen])
-        gaps = _small_gaps(edges, parts, smallest, last_smallest)
+        parts = _parts(len(below), always + [joints[number] for number in chosen])
+        gaps = _small_gaps(below, parts, limits)
         if not gaps:
             break
         for gap in gaps:
             chosen -= _to_blame(gap, chosen, joints, parts, sizes, bool(known))
-    return [place in chosen for place in range(len(bins))]
+    # An empty bin tells no more than that it is empty.
+    return [number in chosen or bool(sizes[number] == 0) for number in range(bins)]
 
 
-def cells_of(counts: Sequence[Sequence[float]]) -> list[Cell]:
-    """Returns the bins as `releasable` must know those that are released.
+def cells_of(counts: Sequence[Sequence[float]], released: Sequence[bool]) -> list[Cell]:
+    """Returns the bins that are released as `releasable` must know them; not those without values.
 
-    >>> cells_of([[40, 3]])
-    [((0.0,), (40.0,)), ((40.0,), (43.0,))]
+    >>> cells_of([[40, 0, 7]], [True, True, True])
+    [((0.0,), (40.0,)), ((40.0,), (47.0,))]
     """
-    edges: list[Below] = [(0.0,) * len(counts)]
-    for row in zip(*counts, strict=True):
-        edges.append(tuple(a + b for a, b in zip(edges[-1], row, strict=True)))
-    return list(itertools.pairwise(edges))
+    edges = [tuple(edge) for edge in _edges(np.asarray(counts, float)).tolist()]
+    return [
+        (edges[number], edges[number + 1])
+        for number, is_out in enumerate(released)
+        if is_out and edges[number] != edges[number + 1]
+    ]
 
 
-def _edges_of(cells: Sequence[Cell]) -> set[Below]:
-    return {edge for cell in cells for edge in cell}
+def _edges(table: Floats) -> Floats:
+    """Returns how many values lie below each edge, `(n_bins + 1, n_groups)`."""
+    start = np.zeros((1, len(table)))
+    return np.concatenate([start, np.cumsum(table, axis=1).T])
+
+
+@dataclass(frozen=True)
+class _Limits:
+    smallest: float
+    of_last: float
+
+    def are_passed(self, numbers: Floats, is_last: bool = False) -> bool:
+        limit = max(self.smallest, self.of_last) if is_last else self.smallest
+        return bool(((numbers > 0) & (numbers < limit)).any())
 
 
 @dataclass(frozen=True)
@@ -109,7 +129,9 @@ def _parts(edges: int, joints: Sequence[tuple[int, int]]) -> list[int]:
     within: list[int] = []
     for place in range(edges):
         here = part(place)
-        if here in within:
+        if within and within[-1] == here:
+            pass
+        elif here in within:
             while within[-1] != here:
                 other = within.pop()
                 parents[other] = here
@@ -121,27 +143,27 @@ def _parts(edges: int, joints: Sequence[tuple[int, int]]) -> list[int]:
     return [part(place) for place in range(edges)]
 
 
-def _small_gaps(
-    edges: Sequence[Below], parts: Sequence[int], smallest: float, last_smallest: float
-) -> list[_Gap]:
+def _small_gaps(below: Floats, parts: Sequence[int], limits: _Limits) -> list[_Gap]:
     last = {part: place for place, part in enumerate(parts)}
     first: dict[int, int] = {}
     left: dict[int, int] = {}
     inside: dict[int, list[int]] = {}  # parts that lie directly in the current gap of a part
     within: list[int] = []
     found = []
+    steps = np.diff(below, axis=0)
+    is_small: list[bool] = np.any((steps > 0) & (steps < limits.smallest), axis=1).tolist()
+    end = len(parts) - 1
     for place, part in enumerate(parts):
         if part in first:
-            spans = [(first[other], last[other]) for other in inside[part]]
-            rest = [
-                edges[place][group]
-                - edges[left[part]][group]
-                - sum(edges[end][group] - edges[start][group] for start, end in spans)
-                for group in range(len(edges[0]))
-            ]
-            limit = last_smallest if place == len(parts) - 1 else smallest
-            if any(0 < count < limit for count in rest):
-                found.append(_Gap(left[part], place, tuple(inside[part])))
+            guests, start = inside[part], left[part]
+            if place == end or guests or place - start > 1:
+                rest = below[place] - below[start]
+                for guest in guests:
+                    rest = rest - (below[last[guest]] - below[first[guest]])
+                if limits.are_passed(rest, is_last=place == end):
+                    found.append(_Gap(start, place, tuple(guests)))
+            elif is_small[start]:
+                found.append(_Gap(start, place, ()))
         else:
             first[part] = place
             if within:
@@ -158,17 +180,18 @@ def _to_blame(
     chosen: set[int],
     joints: Sequence[tuple[int, int]],
     parts: Sequence[int],
-    sizes: Sequence[float],
+    sizes: Floats,
     has_known: bool,
 ) -> set[int]:
-    """Returns the bin to withhold: the smallest that makes it known, or where there were bins
-    before, which have edges of their own, the smallest at the gap.
+    """Returns the bin to withhold: the smallest of what makes the gap known.
+
+    Where there were bins before, with edges of their own, it is the smallest at the gap.
     """
-    full = [place for place in chosen if sizes[place] > 0]  # an empty one tells no more than it is
-    near = [place for place in full if {gap.left, gap.right} & set(joints[place])]
+    ends = {gap.left, gap.right}
+    near = [number for number in chosen if not ends.isdisjoint(joints[number])] if has_known else []
     of_parts = {parts[gap.left], *gap.inside}
-    around = [place for place in full if parts[joints[place][0]] in of_parts]
-    for candidates in (near if has_known else [], around):
+    around = [number for number in chosen if parts[joints[number][0]] in of_parts]
+    for candidates in (near, around):
         if candidates:
-            return {min(candidates, key=lambda place: (sizes[place], place))}
+            return {min(candidates, key=lambda number: (float(sizes[number]), number))}
     return chosen.copy()  # what was known before passed, so that it is one of these

@@ -12,7 +12,6 @@ damaged or gone is never begun anew: `LedgerDamaged` says what to do.
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -175,12 +174,8 @@ class Ledger:
                 account = self._read(name, Account)
                 if account.dataset != dataset:
                     raise self._damaged(name, f"it is that of dataset {account.dataset!r}")
-            before = account.model_dump_json()
             yield account
-            if account.model_dump_json() != before:
-                self._write(name, account)
-            elif dataset not in index.files:
-                return
+            self._write(name, account)
             if dataset not in index.files:
                 index.files[dataset] = name
                 self._write("index.json", index)
@@ -228,10 +223,13 @@ class Ledger:
             raise self._damaged(name, f"{'.'.join(map(str, where))} is not readable") from None
 
     def _write(self, name: str, content: BaseModel) -> None:
-        body = json.dumps(content.model_dump(mode="json", exclude_defaults=True)).encode()
+        body = content.model_dump_json(exclude_defaults=True).encode()
+        whole = hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        if (self.folder / name).exists() and (self.folder / name).read_bytes() == whole:
+            return
         written = self.folder / f"{name}.new"
         with open(written, "wb", opener=_private) as file:
-            file.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            file.write(whole)
             file.flush()
             os.fsync(file.fileno())
         written.replace(self.folder / name)

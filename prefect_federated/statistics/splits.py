@@ -17,7 +17,7 @@ from prefect_federated.statistics.columns import (
 )
 from prefect_federated.statistics.disclosure import releasable_pairs
 from prefect_federated.statistics.grouped import released_by_group, released_group_rows
-from prefect_federated.statistics.history import Since, question, since, subject_key
+from prefect_federated.statistics.history import Since, question, rules_of, since, subject_key
 from prefect_federated.statistics.ledger import Account, Mark, Release, Subject
 from prefect_federated.statistics.noise import Mechanism
 from prefect_federated.statistics.noised import (
@@ -131,6 +131,7 @@ def pieces_of(
         dataset: Of which dataset.
         key: The site's secret.
     """
+    asking = rules_of(policy)
     usable = {
         column: given for column, given in split.columns.items() if given.summary.count is not None
     }
@@ -141,12 +142,12 @@ def pieces_of(
         for column, given in usable.items()
     }
     columns = {
-        column: _column(name, column, given, split.rows, rules[column])
+        column: _column(name, column, given, split.rows, rules[column], asking)
         for column, given in usable.items()
     }
     rows = Piece(
         subject_key(name, "rows"),
-        question(policy, "rows"),
+        question(asking, "rows"),
         {"": Mark(counts={"rows": split.rows or 0.0})},
         lambda now: now.release.model_copy(
             update={"rows": now.mechanism.count(split.rows or 0.0) if now.mechanism else split.rows}
@@ -155,20 +156,24 @@ def pieces_of(
     group_rows, by_group = None, {}
     if split.groups and group_by is not None:
         after = [rows, *([columns[group_by]] if group_by in columns else [])]
-        group_rows = _group_rows(name, split, group_by, policy, after)
+        group_rows = _group_rows(name, split, group_by, policy, after, asking)
         by_group = {
             column: piece
             for column, given in usable.items()
-            if (piece := _by_group(name, column, split, group_by, rules[column], columns[column]))
+            if (
+                piece := _by_group(
+                    name, column, split, group_by, rules[column], columns[column], asking
+                )
+            )
         }
     pairs = None
     if split.co_moments is not None and policy.noise is None:
-        pairs = _pairs(name, split, split.co_moments, policy, columns)
+        pairs = _pairs(name, split, split.co_moments, policy, columns, asking)
     return Pieces(rows, group_rows, columns, by_group, pairs)
 
 
 def _column(
-    split: str, column: str, given: ColumnAtSite, rows: float | None, rules: Rules
+    split: str, column: str, given: ColumnAtSite, rows: float | None, rules: Rules, asking: str
 ) -> Piece:
     exact, policy = given.summary, rules.policy
     bounds = bounds_of(column, given.kind, policy)
@@ -185,7 +190,7 @@ def _column(
 
     return Piece(
         subject_key(split, "column", column),
-        question(policy, *_asked(exact)),
+        question(asking, *_asked(exact)),
         {"": mark_of(exact, rows)},
         compute,
         numbers=numbers_of(exact, bounds),
@@ -199,6 +204,7 @@ def _group_rows(
     group_by: str,
     policy: PrivacyPolicy,
     after: Sequence[Piece],
+    asking: str,
 ) -> Piece:
     rows = {group: part.rows or 0.0 for group, part in split.groups.items()}
 
@@ -211,7 +217,7 @@ def _group_rows(
 
     return Piece(
         subject_key(name, "groups", group_by),
-        question(policy, "groups"),
+        question(asking, "groups"),
         {group: Mark(counts={"rows": count}) for group, count in rows.items()},
         compute,
         after=after,
@@ -220,7 +226,13 @@ def _group_rows(
 
 
 def _by_group(
-    name: str, column: str, split: SplitFromSite, group_by: str, rules: Rules, whole: Piece
+    name: str,
+    column: str,
+    split: SplitFromSite,
+    group_by: str,
+    rules: Rules,
+    whole: Piece,
+    asking: str,
 ) -> Piece | None:
     given = split.columns[column]
     parts = {
@@ -251,7 +263,7 @@ def _by_group(
     asked = sorted({str(_asked(exact)) for exact in parts.values()})
     return Piece(
         subject_key(name, "column by group", column, group_by),
-        question(policy, "by group", asked),
+        question(asking, "by group", asked),
         {group: mark_of(exact, split.groups[group].rows) for group, exact in parts.items()},
         compute,
         after=[whole],
@@ -266,6 +278,7 @@ def _pairs(
     exact: CoMoments,
     policy: PrivacyPolicy,
     columns: Mapping[str, Piece],
+    asking: str,
 ) -> Piece:
     summaries = {column: given.summary for column, given in split.columns.items()}
     told = {
@@ -277,7 +290,7 @@ def _pairs(
 
     return Piece(
         subject_key(name, "pairs"),
-        question(policy, "pairs", exact.columns),
+        question(asking, "pairs", exact.columns),
         {},
         compute,
         after=[columns[column] for column in exact.columns if column in columns],

@@ -200,7 +200,7 @@ def told_small_intervals(
         st.lists(st.integers(0, 13), min_size=2, max_size=7, unique=True), min_size=1, max_size=5
     ),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_no_histograms_together_tell_a_small_interval(
     tmp_path_factory: pytest.TempPathFactory, values: list[int], asked: list[list[int]]
 ) -> None:
@@ -476,7 +476,7 @@ def test_a_rare_category_is_not_named_and_not_computed(tmp_path: Path) -> None:
     ),
     small=st.integers(2, 8),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_no_sums_of_groups_and_categories_tell_a_small_cell(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], small: int
 ) -> None:
