@@ -25,7 +25,7 @@ _log = logging.getLogger("prefect_federated.site")
 
 CONNECT_S = 5
 """Seconds within which a server must accept the connection."""
-_LIBPQ = {  # a server that is gone in the middle of a query is noticed within about 25 s
+LIBPQ = {  # a server that is gone in the middle of a query is noticed within about 25 s
     "connect_timeout": str(CONNECT_S),
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -38,6 +38,7 @@ _TELLING = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "54", "55", "57", "5
 _PLAIN = re.compile(
     r"Failed to connect|closed the connection|terminating connection|canceling statement"
     r"|out of memory|No space left|could not (send|receive)|division by zero"
+    r"|in a read-only transaction"
 )
 _MISMATCH = re.compile(r"Type mismatch in column (\d+): expected (\w+)")
 
@@ -192,7 +193,7 @@ def postgresql_session(url: URL, title: str) -> Iterator[AdbcSession]:
     """
     from adbc_driver_postgresql.dbapi import connect
 
-    given = {**_LIBPQ, **url.query}
+    given = {**LIBPQ, **url.query}
     uri = url.set(drivername="postgresql", query=given).render_as_string(hide_password=False)
     with _connected(lambda: connect(uri), title, url) as connection:
         with connection.cursor() as cursor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from urllib.parse import quote
 
 import pyarrow
 from sqlalchemy import Connection, create_engine
@@ -101,7 +102,8 @@ def alchemy_session(url: URL, title: str) -> Iterator[AlchemySession]:
     """
     options: dict[str, object] = {}
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
-        url = url.set(database=f"file:{url.database}", query={"mode": "ro", "uri": "true"})
+        file = f"file:{quote(str(url.database))}"
+        url = url.set(database=file, query={"mode": "ro", "uri": "true"})
     try:
         dialect = url.get_dialect()
         if dialect.is_async:
@@ -130,9 +132,10 @@ def alchemy_session(url: URL, title: str) -> Iterator[AlchemySession]:
             "the database is up and can be reached from this site."
         ) from None
     with connection:
-        yield AlchemySession(
-            connection.execution_options(**_SNAPSHOT.get(connection.dialect.name, {})), title, url
-        )
+        connection = connection.execution_options(**_SNAPSHOT.get(connection.dialect.name, {}))
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")  # Python's driver begins none for a SELECT
+        yield AlchemySession(connection, title, url)
 
 
 def _array(values: Sequence[object]) -> pyarrow.Array:

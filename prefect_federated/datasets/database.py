@@ -31,7 +31,7 @@ from prefect_federated.errors import MixedTypes
 
 LOOKED_AT = 10_000
 """Rows that decide what the columns of a database without types hold."""
-_TYPE_NAME = b"ADBC:postgresql:typname"
+_TYPE_NAMES = (b"POSTGRESQL:type", b"ADBC:postgresql:typname")  # ADBC's, since 1.12 and before
 
 
 class Session(Protocol):
@@ -282,7 +282,8 @@ class _Found:
 
 
 def _typed(column: pyarrow.Field) -> _Own:
-    called = (column.metadata or {}).get(_TYPE_NAME)
+    noted = column.metadata or {}
+    called = next((noted[name] for name in _TYPE_NAMES if name in noted), b"")
     if called == b"numeric":
         return _Own(column.type, "numeric")  # which ADBC gives as text, for all its digits
     if called == b"money":  # which it gives in cents, or whatever the database's country has

@@ -197,9 +197,10 @@ def _causes(error: ValidationError) -> Iterator[ErrorDetails]:
     found = error.errors(include_url=False)
     unknown = {each["loc"][:-1] for each in found if each["type"] == "extra_forbidden"}
     for each in found:
-        # a misspelt key makes its entry incomplete, too
-        if each["type"] not in ("missing", "value_error") or each["loc"] not in unknown:
-            yield each
+        around = each["loc"][:-1] if each["type"] == "missing" else each["loc"]
+        if each["type"] in ("missing", "value_error") and around in unknown:
+            continue  # a misspelt key makes its entry incomplete, too
+        yield each
 
 
 def _plain(location: Location) -> Location:

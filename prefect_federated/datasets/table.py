@@ -61,8 +61,9 @@ class Table:
         from prefect_federated.datasets.cells import cells
 
         kinds = {name: self.columns[name] for name in self._known(columns)}
+        read = kinds or dict(list(self.columns.items())[:1])  # no columns: their number of rows
         row = 1
-        for batch in self._reader.batches(kinds, rows, self._part):
+        for batch in self._reader.batches(read, rows, self._part) if read else ():
             for start in range(0, batch.num_rows, rows):
                 piece = batch.slice(start, rows)
                 found = {
