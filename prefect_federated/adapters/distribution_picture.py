@@ -73,7 +73,7 @@ def distributions_png(panels: Sequence[Panel], sites: Sequence[str], everyone: s
         axes.set_title(_plain(panel.title, 30), fontsize=10)
         (_draw_bars if panel.names else _draw_lines)(axes, panel, colours, everyone)
         axes.spines[["top", "right"]].set_visible(False)
-        highest = axes.get_ylim()[1]
+        highest = axes.get_ylim()[1] / 1.05  # the axis ends a little above
         axes.set_yticks([0, highest], ["0", f"{100 * highest:.0f} %"], fontsize=_SMALL)
     shown = list(colours)[:_NAMED]
     lines = [Line2D([], [], color=COLOURS[-1]), *(Line2D([], [], color=colours[s]) for s in shown)]
@@ -129,7 +129,7 @@ def _draw_lines(axes: Axes, panel: Panel, colours: Mapping[str, str], everyone: 
             linewidth=1.3,
         )
         highest = max(highest, float(np.nan_to_num(heights).max(initial=0.0)))
-    axes.set_ylim(0, 1.05 * highest or 1.0)
+    axes.set_ylim(0, 1.05 * (highest or 1.0))
     axes.set_xticks([panel.edges[0], panel.edges[-1]], panel.ends, fontsize=_SMALL)
 
 

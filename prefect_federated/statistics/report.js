@@ -9,7 +9,7 @@
   const state = { heights: "share", off: new Set(), matrix: new Map() };
   const inView = new Set();
   const t = (text) =>
-    String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+    String(text).replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`);  // $ begins formulas
   const colour = (name) =>
     getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = (value) => Number(Number(value).toPrecision(4)).toLocaleString("en");
@@ -55,7 +55,8 @@
       const x = [place(series.edges[0])], y = [0], text = [""];
       series.counts.forEach((count, bin) => {
         const [low, high] = [series.edges[bin], series.edges[bin + 1]];
-        const scaled = count === null ? null : (count * unit) / (high - low || unit);
+        const factor = unit / (high - low || unit);  // not 1 where sites' bins differ in width
+        const scaled = count === null ? null : count * (Math.abs(factor - 1) < 1e-4 ? 1 : factor);
         const height = scaled === null || state.heights === "count" ? scaled : scaled / (total || 1);
         x.push(place(low), place(high));
         y.push(height, height);

@@ -1,6 +1,6 @@
 """Results of statistics jobs, computed by pandas on pooled frames: no job is needed for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -215,8 +215,10 @@ def correlation_of(frame: pd.DataFrame) -> Correlation:
     )
 
 
-def many_features(features: int, rows: int = 200, sites: int = 4) -> Statistics:
-    """Returns a result with so many numeric features x 2 splits, of random numbers."""
+def many_features(
+    features: int, rows: int = 200, sites: int = 4, splits: Sequence[str] = ("train", "test")
+) -> Statistics:
+    """Returns a result with so many numeric features, of random numbers."""
     random = np.random.default_rng(0)
     names = [f"feature-{number}" for number in range(features)]
     return statistics_of(
@@ -225,7 +227,7 @@ def many_features(features: int, rows: int = 200, sites: int = 4) -> Statistics:
                 f"site-{number}": pd.DataFrame(random.normal(size=(rows, features)), columns=names)
                 for number in range(1, sites + 1)
             }
-            for split in ("train", "test")
+            for split in splits
         },
         dataset="wide",
         name="statistics/wide",
