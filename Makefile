@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo browser test lint bench clean
 
 setup: .setup-done
 
@@ -14,7 +14,10 @@ setup: .setup-done
 demo: setup
 	$(BIN)/python examples/heart/demo.py $(if $(KEEP),--keep)
 
-test: setup
+browser:
+	tests/install_browser.sh
+
+test: setup browser
 	$(BIN)/python -m pytest
 
 lint: setup
