@@ -5,7 +5,7 @@ but that one is known, too.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +75,14 @@ def releasable_pairs(
         policy: The site's.
     """
     columns = range(len(pairs.columns))
+    usable = usable & summaries.keys()
     released = np.zeros((len(columns), len(columns)), bool)
     fine = [name in usable and _varies(summaries[name], policy) for name in pairs.columns]
     for i in columns:
+        if not fine[i]:
+            continue
         own = summaries[pairs.columns[i]]
-        if not fine[i] or own.count is None or own.mean is None:
+        if own.count is None or own.mean is None:
             continue
         told = [(own.count, own.mean)]
         others = sorted((j for j in columns if fine[j]), key=lambda j: -(pairs.n[i][j] or 0))
@@ -91,6 +94,24 @@ def releasable_pairs(
                 released[i, j] = True
                 told.append((n, mean))
     return released & released.T
+
+
+def of_columns(pairs: CoMoments, columns: Container[str]) -> CoMoments:
+    """Returns the products of some of the columns only."""
+    places = [place for place, name in enumerate(pairs.columns) if name in columns]
+
+    def some(table: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+        return [[table[i][j] for j in places] for i in places]
+
+    return CoMoments(
+        columns=[pairs.columns[place] for place in places],
+        n=some(pairs.n),
+        mean=some(pairs.mean),
+        m2=some(pairs.m2),
+        m=some(pairs.m),
+        mean_rest=None if pairs.mean_rest is None else some(pairs.mean_rest),
+        withheld=pairs.withheld,
+    )
 
 
 def _is_same_or_far(n: float, mean: float, other: float, its_mean: float, least: float) -> bool:

@@ -97,7 +97,8 @@ def _told_groups(
     while told:
         rest = _rest(whole, {name: groups[name] for name in told})
         others = [name for name, summary in groups.items() if name not in told and summary.count]
-        enough = len(others) + (rows_beside > 0) >= 2 and (rest.count or 0) >= policy.minimum_rows
+        is_one = len(others) == 1 and not rows_beside
+        enough = not is_one and (rest.count or 0) >= policy.minimum_rows
         is_safe = not rest.count or enough
         for name in derived:
             is_safe = is_safe and not is_small(getattr(rest, name) or 0.0, policy.small_missing)

@@ -115,10 +115,15 @@ def gaussian_deviation(epsilon: float, delta: float) -> float:
 
 def _delta_of(deviation: float, epsilon: float) -> float:
     half, shift = 1 / (2 * deviation), epsilon * deviation
-    beyond = _NORMAL.cdf(-half - shift)
+    beyond = _normal_below(-half - shift)
     # e^epsilon may be too large for a float where what it is multiplied with is nearly 0.
     tail = math.exp(epsilon + math.log(beyond)) if beyond > 0 else 0.0
-    return _NORMAL.cdf(half - shift) - tail
+    return _normal_below(half - shift) - tail
+
+
+def _normal_below(x: float) -> float:
+    # Not NormalDist.cdf, which is 0 from -8.3 on.
+    return math.erfc(-x / math.sqrt(2)) / 2
 
 
 def discrete_laplace(scale: Fraction, source: random.Random) -> int:

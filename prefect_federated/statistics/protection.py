@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.errors import LedgerDamaged
 from prefect_federated.statistics.columns import nothing
+from prefect_federated.statistics.disclosure import of_columns
 from prefect_federated.statistics.history import Since, begin
 from prefect_federated.statistics.ledger import Account, Ledger, Release, Spent, Subject
 from prefect_federated.statistics.noise import Mechanism
@@ -86,7 +87,8 @@ def _allowed(answer: FromSite, policy: PrivacyPolicy, request: Request) -> FromS
         groups = {name: allowed(group) for name, group in split.groups.items()}
         if request.group_by is not None and not policy.allowed([request.group_by]):
             groups = {}
-        return split.model_copy(update={"columns": columns, "groups": groups})
+        pairs = None if split.co_moments is None else of_columns(split.co_moments, usable)
+        return split.model_copy(update={"columns": columns, "groups": groups, "co_moments": pairs})
 
     splits = {name: allowed(split) for name, split in answer.splits.items()}
     return answer.model_copy(update={"splits": splits})
@@ -299,6 +301,10 @@ class _Protection:
             withheld.append(Withheld(what="groups", reason=outcome.reason))
             return {}
         withheld += outcome.release.withheld
+        if any(group.co_moments is not None for group in split.groups.values()):
+            withheld.append(
+                Withheld(what="correlations by group", reason="they never leave a site")
+            )
         groups = {}
         for group, rows in outcome.release.group_rows.items():
             columns = {}

@@ -48,10 +48,8 @@ def withheld_cells(
 def _is_hidden(
     withheld: Sequence[Counts], extra: Counts, smallest: float, smallest_hidden: float
 ) -> bool:
-    if not withheld and not any(extra):
-        return True
-    if len(withheld) + any(extra) < 2:
-        return False
+    if len(withheld) == 1 and not all(extra):
+        return False  # the only gap in a row or in a column
     for place, beside in enumerate(extra):
         total = beside + sum(row[place] for row in withheld)
         if is_small(total, max(smallest, smallest_hidden if beside else 0)):

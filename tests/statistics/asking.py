@@ -92,7 +92,9 @@ def split_of(frame: pd.DataFrame, edges: Edges, group_by: str | None = None) -> 
     groups = {}
     if group_by is not None:
         groups = {
-            str(group): split_of(part.drop(columns=group_by), edges)
+            str(group): split_of(part.drop(columns=group_by), edges).model_copy(
+                update={"co_moments": None}
+            )
             for group, part in frame.groupby(group_by, observed=True)
         }
     pairs = co_moments_of(frame) if group_by is None and len(frame) > 1 else None
