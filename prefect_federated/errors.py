@@ -6,7 +6,8 @@
     │   ├── KitError                a startup kit is incomplete, expired or not readable
     │   ├── ExecutorNotFound        an executor's import path does not lead to an executor
     │   ├── DatasetFileError        a site's datasets.yaml: the line, and what is wrong there
-    │   └── DatasetNotFound         a site has no dataset, split or column of that name
+    │   ├── DatasetNotFound         a site has no dataset, split or column of that name
+    │   └── StatisticsNotFound      there is no such result of statistics, or not here
     ├── DatasetUnreadable           a dataset's file, database or function gives no table
     │   └── MixedTypes              a column holds values that are not of its kind
     ├── LedgerDamaged               a site's record of released statistics is not as it was written
@@ -60,6 +61,10 @@ class DatasetFileError(ConfigurationError):
 
 class DatasetNotFound(ConfigurationError):
     """A site has no dataset, split or usable column of that name; the message has near names."""
+
+
+class StatisticsNotFound(ConfigurationError):
+    """There is no such result of statistics, or it cannot be read here; says what to do."""
 
 
 class DatasetUnreadable(FederatedError):
