@@ -17,7 +17,7 @@ from prefect_federated.statistics.schema import Statistics
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.statistics_result import Earlier, last_of
 
-_FINE = 64
+_FINE = 16
 """Parts of a shown bin: with so many, quantiles of most columns need no refinement."""
 _PARTS = 16
 _MOST_REFINEMENTS = 6

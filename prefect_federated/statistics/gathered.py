@@ -7,6 +7,7 @@ from prefect_federated.datasets.kinds import Kind
 from prefect_federated.statistics.exact import takes_a_range
 from prefect_federated.statistics.quantiles import (
     Cumulative,
+    Near,
     narrowed,
     places_to_refine,
     together,
@@ -25,6 +26,7 @@ Place = tuple[str, str | None, str]
 """Split, group (None for all of the split), column."""
 
 _SHARE_OF_STD = 0.01
+_SHARE_OF_VALUES = 0.02  # the middle of the bound is within 1 % of the place asked for
 
 
 @dataclass
@@ -189,9 +191,12 @@ class Gathered:
     ) -> dict[str, dict[str, list[float]]]:
         """Returns split -> column -> edges to count between; empty if all quantiles are near.
 
+        Near are bounds that are a hundredth of a standard deviation apart, or that have a fiftieth
+        of all values between them.
+
         Args:
             wanted: The quantiles.
-            deviations: Place -> standard deviation of all values, of which a hundredth is near.
+            deviations: Place -> standard deviation of all values.
             parts: Into how many parts a bin is divided.
         """
         edges: dict[str, dict[str, list[float]]] = {}
@@ -199,8 +204,9 @@ class Gathered:
             split, group, name = place
             if group is not None:
                 continue
+            near = Near(deviation * _SHARE_OF_STD, _SHARE_OF_VALUES)
             known = together(list(self.known(place).values()))
-            found = places_to_refine(known, wanted, deviation * _SHARE_OF_STD, parts)
+            found = places_to_refine(known, wanted, near, parts)
             if found:
                 edges.setdefault(split, {})[name] = found
         return edges

@@ -172,15 +172,28 @@ def quantiles(known: Cumulative | None, wanted: Sequence[float]) -> list[Quantil
     return [_locate(known, q).quantile(q, known.is_exact) for q in wanted]
 
 
+@dataclass(frozen=True)
+class Near:
+    """When the bounds of a quantile are near enough: one of the two is.
+
+    Args:
+        width: How far apart they may be.
+        share: Of all values, so many may lie between them.
+    """
+
+    width: float
+    share: float = 0.0
+
+
 def places_to_refine(
-    known: Cumulative | None, wanted: Sequence[float], tolerance: float, parts: int
+    known: Cumulative | None, wanted: Sequence[float], near: Near, parts: int
 ) -> list[float]:
     """Returns the edges to count between next, so that the bounds come closer; none if near enough.
 
     Args:
         known: What is known of the values.
         wanted: The quantiles.
-        tolerance: So far apart may the bounds of a quantile be.
+        near: When the bounds of a quantile are near enough.
         parts: Into how many parts a bin is divided.
     """
     if known is None or not known.is_exact:
@@ -188,13 +201,23 @@ def places_to_refine(
     inner = known.edges[np.abs(known.edges) < OUTER / 2]
     if not len(inner):
         return []
-    width = float(inner[-1] - inner[0]) or 1.0
-    edges = set[float]()
+    middle = (known.least + known.most) / 2
+    bins: set[int] = set()  # by their left edge
     for q in wanted:
         found = _locate(known, q)
-        for lower, upper in zip(found.lower, found.upper, strict=True):
-            if upper - lower > tolerance:
-                edges |= set(_divided(float(lower), float(upper), width, parts, inner).tolist())
+        # Between the bounds there may be edges: what lies below them is not known well enough, as
+        # bins are withheld. Only the outermost two bins are worth dividing.
+        bins |= set((np.searchsorted(known.edges, found.lower, side="right") - 1).tolist())
+        bins |= set((np.searchsorted(known.edges, found.upper, side="left") - 1).tolist())
+    width = float(inner[-1] - inner[0]) or 1.0
+    edges = set[float]()
+    for place in bins:
+        if not 0 <= place < len(known.edges) - 1:
+            continue
+        left, right = float(known.edges[place]), float(known.edges[place + 1])
+        inside = middle[place + 1] - middle[place]
+        if right - left > near.width and inside > near.share * known.total:
+            edges |= set(_divided(left, right, width, parts, inner).tolist())
     return sorted(edges)
 
 

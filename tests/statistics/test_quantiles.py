@@ -15,6 +15,7 @@ from prefect_federated.statistics.histograms import (
 )
 from prefect_federated.statistics.quantiles import (
     Cumulative,
+    Near,
     narrowed,
     places_to_refine,
     quantiles,
@@ -83,7 +84,7 @@ def test_refinement_brings_the_bound_below_the_tolerance(shape: str) -> None:
     parts = [part for part in known if part is not None]
     tolerance = 1e-3 * float(pooled.std() or 1.0)
     for _ in range(12):
-        asked = np.array(places_to_refine(together(parts), WANTED, tolerance, 16))
+        asked = np.array(places_to_refine(together(parts), WANTED, Near(tolerance), 16))
         if not len(asked):
             break
         more = [counted(values, asked) for values in sites]
@@ -91,12 +92,18 @@ def test_refinement_brings_the_bound_below_the_tolerance(shape: str) -> None:
     assert check(together(parts), pooled) <= tolerance * (1 + 1e-9)
 
 
+def test_bounds_with_few_values_between_them_are_near_enough() -> None:
+    known = counted(np.arange(1000.0), shown_edges(0, 1000, 40))
+    assert places_to_refine(known, [0.25, 0.5], Near(1e-6, share=0.01), 4)
+    assert not places_to_refine(known, [0.25, 0.5], Near(1e-6, share=0.03), 4)
+
+
 def test_noise_in_the_counts_leaves_a_value_without_a_bound() -> None:
     histogram = Histogram(edges=[0.0, 1.0, 2.0], counts=[10.3, 9.8])
     (median,) = quantiles(Cumulative.of(histogram, None, is_exact=False), [0.5])
     assert median.value == pytest.approx(0.97, abs=0.1)
     assert (median.lower, median.upper) == (None, None)
-    assert not places_to_refine(Cumulative.of(histogram, None, is_exact=False), [0.5], 0.0, 4)
+    assert not places_to_refine(Cumulative.of(histogram, None, is_exact=False), [0.5], Near(0), 4)
 
 
 def test_of_no_values_nothing_is_known() -> None:

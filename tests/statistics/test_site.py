@@ -134,7 +134,8 @@ def test_the_pooled_quantile_lies_within_its_bound(
             assert found.lower is not None
             assert found.upper is not None
             assert found.lower <= column.quantile(found.q) <= found.upper
-            assert found.upper - found.lower <= 0.0101 * column.std()
+            inside = column.between(found.lower, found.upper).mean()
+            assert found.upper - found.lower <= 0.0101 * column.std() or inside <= 0.0201
 
 
 def test_groups_equal_pandas_groups(sites: dict[str, Path], result: Statistics) -> None:
