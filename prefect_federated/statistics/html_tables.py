@@ -51,7 +51,7 @@ def table(
         rows: Cells of each; a row of fewer cells than headers has its last one stretched.
         key: Unique in the page.
     """
-    caption_id = f"c-{key}"
+    caption_id = f"c-{html.escape(key)}"
     full = [row for row in rows if len(row) == len(headers)]
     classes = [
         ' class="n"' if place and all(map(_is_number, cells)) else ""

@@ -174,6 +174,12 @@ class Statistics(Part):
     notes: list[str] = Field(default=[], description="What a person should know, as sentences.")
     compared: Comparison | None = None
 
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows of it."""
+        from prefect_federated.statistics.notebook import cell_html
+
+        return cell_html(self)
+
 
 # What one site sends
 

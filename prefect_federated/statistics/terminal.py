@@ -3,7 +3,8 @@
 import difflib
 from collections.abc import Iterator, Mapping
 
-from rich.console import Console, Group, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -31,7 +32,7 @@ _ASCII = " .:-=+*#@"
 _LINES = 10
 _DRIFTS = 20
 _CATEGORIES = 12
-_BARS = 30
+_BARS, _FEWEST_BARS = 30, 7
 
 
 def overview(result: Statistics) -> RenderableType:
@@ -72,16 +73,16 @@ class Histogram:
     def __init__(self, summary: Summary) -> None:
         self._summary = summary
 
-    def __rich_console__(self, console: Console, _: object) -> Iterator[Text]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         marks = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII
-        yield Text(bars(self._summary, marks), no_wrap=True)
+        yield Text(bars(self._summary, marks, options.max_width), no_wrap=True)
 
-    def __rich_measure__(self, console: Console, _: object) -> Measurement:
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         width = len(bars(self._summary))
-        return Measurement(width, width)
+        return Measurement(min(width, _FEWEST_BARS), width)
 
 
-def bars(summary: Summary, marks: str = _BLOCKS) -> str:
+def bars(summary: Summary, marks: str = _BLOCKS, most: int = _BARS) -> str:
     """Returns a character a bin or category: the higher, the more; a mark for any value at all.
 
     >>> from prefect_federated.statistics.schema import Histogram
@@ -92,7 +93,7 @@ def bars(summary: Summary, marks: str = _BLOCKS) -> str:
         sizes = sorted((size or 0.0 for size in summary.categories.values()), reverse=True)
     elif summary.histogram is not None:
         sizes = counts_of(summary.histogram, summary.count).tolist()
-        step = -(-len(sizes) // _BARS)
+        step = -(-len(sizes) // max(most, 1))
         sizes = [sum(sizes[place : place + step]) for place in range(0, len(sizes), step)]
     else:
         return ""
@@ -100,7 +101,7 @@ def bars(summary: Summary, marks: str = _BLOCKS) -> str:
     if highest <= 0:
         return ""
     levels = [max(round(size / highest * steps), 1) if size > 0 else 0 for size in sizes]
-    return "".join(marks[level] for level in levels[:_BARS])
+    return "".join(marks[level] for level in levels[:most])
 
 
 def _title(result: Statistics) -> Text:
@@ -120,7 +121,9 @@ def _lines(title: str, lines: list[str]) -> list[RenderableType]:
 
 
 def _sites(result: Statistics) -> Table:
-    table = Table("site", "state", title="Sites", title_justify="left")
+    table = Table(
+        "site", "state", title="Sites", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for name in result.splits:
         table.add_column(f"{clean(name)}: rows", justify="right")
     for site in result_sites(result):
@@ -143,12 +146,11 @@ def _sites(result: Statistics) -> Table:
 
 
 def _columns(name: str, split: Split) -> Table:
-    table = Table(title=f"Columns in {name}, all sites", title_justify="left")
-    for header in ("column", "kind"):
-        table.add_column(header, overflow="fold")
-    for header in ("values", "missing", "mean", "std", "min", "max"):
-        table.add_column(header, justify="right")
-    table.add_column("how they lie", no_wrap=True)
+    table = Table(
+        title=f"Columns in {name}, all sites", title_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )  # fmt: skip
+    _add_columns(table, "column", "kind")
     for column, feature in split.features.items():
         cells = _numbers(feature, feature.overall)
         table.add_row(_text(column), feature.kind, *map(_text, cells), Histogram(feature.overall))
@@ -160,7 +162,8 @@ def _column(title: str, name: str, feature: Feature) -> Iterator[RenderableType]
     yield Text(f"\n{title}, {feature.kind}", style="bold")
     for note in stand_outs(name, feature):
         yield Text(f"- {note}")
-    table = Table("site", "values", "missing", "mean", "std", "min", "max", "how they lie")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    _add_columns(table, "site")
     for site, each in series.items():
         reason = keeps_back(each.withheld, "everything")
         if reason is not None and each.count is None:
@@ -179,8 +182,18 @@ def _column(title: str, name: str, feature: Feature) -> Iterator[RenderableType]
                 yield Text(f"- {clean(site)}: {clean(line.what)} withheld, {clean(line.reason)}")
 
 
+def _add_columns(table: Table, *words: str) -> None:
+    """Adds the columns of numbers, which are never cut: a cut number would be another number."""
+    for header in words:
+        table.add_column(header, overflow="fold")
+    for header in ("values", "missing", "mean", "std", "min", "max"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("how they lie", overflow="fold")
+
+
 def _quantiles(feature: Feature, series: Mapping[str, Summary], asked: list[float]) -> Table:
-    table = Table("quantiles", *(f"{100 * q:g} %" for q in asked))
+    headers = ["quantiles", *(f"{100 * q:g} %" for q in asked)]
+    table = Table(*headers, box=box.SIMPLE_HEAD, pad_edge=False)
     for site, each in series.items():
         found = {quantile.q: quantile for quantile in each.quantiles}
         cells = []
@@ -197,7 +210,7 @@ def _quantiles(feature: Feature, series: Mapping[str, Summary], asked: list[floa
 
 
 def _categories(series: Mapping[str, Summary]) -> Table:
-    table = Table("category")
+    table = Table("category", box=box.SIMPLE_HEAD, pad_edge=False)
     for site, each in series.items():
         if each.categories:
             table.add_column(_text(site), justify="right")
@@ -224,7 +237,7 @@ def _numbers(feature: Feature, each: Summary) -> list[str]:
         "min": number(each.min, feature.kind),
         "max": number(each.max, feature.kind),
     }
-    if feature.kind == "categorical":
+    if feature.kind in ("categorical", "boolean"):
         shown |= dict.fromkeys(("mean", "std", "min", "max"), "")
     return [
         WITHHELD if cell == NONE and keeps_back(each.withheld, what) else cell
@@ -241,7 +254,8 @@ def _drift(result: Statistics) -> list[RenderableType]:
     notes = _lines(title, [*map(clean, compared.notes)]) or [Text(f"\n{title}", style="bold")]
     if not past:
         return [*notes, Text("- nothing is past a threshold")]
-    table = Table("split", "column", "site", "PSI", "KS distance")
+    headers = ("split", "column", "site", "PSI", "KS distance")
+    table = Table(*headers, box=box.SIMPLE_HEAD, pad_edge=False)
     for drift in past[:_DRIFTS]:
         cells = [drift.split, drift.feature, drift.site, number(drift.psi), number(drift.ks)]
         table.add_row(*map(_text, cells))
