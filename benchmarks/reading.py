@@ -6,6 +6,7 @@ categories, 1 of times. Each source is read by a process of its own, through a `
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
-from benchmarks.machine import describe_machine, own_peak_rss_mb
+from benchmarks.machine import describe_machine, peak_rss_mb
 from prefect_federated.datasets import load_datasets
 from tests.integration.postgresql import database
 
@@ -127,7 +128,7 @@ def read(folder: Path, source: str) -> dict[str, object]:
         "open_s": round(opened - began, 3),
         "read_s": round(ended - opened, 3),
         "cpu_s": round(ended_cpu - began_cpu, 3),
-        "peak_rss_mb": round(own_peak_rss_mb()),
+        "peak_rss_mb": round(peak_rss_mb(os.getpid())),
         "aggregates_s": round(time.perf_counter() - ended, 3) if has_computed else None,
     }
 

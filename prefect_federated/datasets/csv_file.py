@@ -18,7 +18,7 @@ from prefect_federated.datasets.streams import StreamReader
 from prefect_federated.datasets.texts import MISSING, Texts
 from prefect_federated.errors import DatasetUnreadable
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20
 _SEPARATORS = ",;\t|"
 

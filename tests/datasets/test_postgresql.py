@@ -13,9 +13,12 @@ import pyarrow
 import pytest
 from adbc_driver_postgresql.dbapi import connect
 
+from benchmarks.reading import write_postgresql
 from prefect_federated.datasets import adbc
 from prefect_federated.errors import DatasetFileError, DatasetUnreadable
 from tests.datasets.conftest import Load, whole
+from tests.datasets.test_memory import GROWTH_MB, SMALL, read_in_a_process
+from tests.datasets.test_memory import ROWS as ROWS_OF_LARGE
 from tests.integration.postgresql import database
 
 ROWS = 500
@@ -184,6 +187,16 @@ def test_all_passes_see_the_rows_of_one_moment(url: str, load: Load) -> None:
         assert found["f"].count + found["f"].missing == before
         cursor.execute("DELETE FROM types WHERE f = 2")
         writer.commit()
+
+
+def test_memory_does_not_grow_with_the_rows(url: str, load: Load, tmp_path: Path) -> None:
+    write_postgresql(url, ROWS_OF_LARGE, table="large")
+    small = f"SELECT * FROM large LIMIT {SMALL}"
+    queries = {"small": small, "large": "SELECT * FROM large"}
+    load("\n".join(f"{name}: {{url: '{url}', query: {q}}}" for name, q in queries.items()))
+    found = read_in_a_process(tmp_path)
+    assert found["rows"] == ROWS_OF_LARGE
+    assert found["growth_mb"] < GROWTH_MB
 
 
 @pytest.mark.parametrize(
