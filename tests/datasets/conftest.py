@@ -1,14 +1,22 @@
 """A site's folder with a `datasets.yaml`, as a test writes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from prefect_federated.datasets import Datasets, Table, load_datasets
+from tests.integration.postgresql import database
 
 Load = Callable[[str], Datasets]
+
+
+@pytest.fixture(scope="session")
+def empty_database() -> Iterator[str]:
+    """Starts one PostgreSQL server for the tests of this folder; returns a database's URL."""
+    with database() as url:
+        yield url.replace("+asyncpg", "")
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from prefect_federated.errors import DatasetFileError, DatasetUnreadable
 from tests.datasets.conftest import Load, whole
 from tests.datasets.test_memory import GROWTH_MB, SMALL, read_in_a_process
 from tests.datasets.test_memory import ROWS as ROWS_OF_LARGE
-from tests.integration.postgresql import database
 
 ROWS = 500
 
@@ -41,30 +40,28 @@ def frame() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(empty_database: str) -> str:
     """Returns the URL of a database with the tables `visits` and `types`."""
-    with database() as running:
-        address = running.replace("+asyncpg", "")
-        with connect(address) as connection, connection.cursor() as cursor:
-            cursor.adbc_ingest("visits", pyarrow.Table.from_pandas(frame()))
-            cursor.execute("CREATE TYPE mood AS ENUM ('happy', 'sad')")
-            cursor.execute("CREATE SEQUENCE numbers")
-            cursor.execute(
-                "CREATE TABLE types (f float8, r real, n numeric(12, 2), i bigint, ok boolean, "
-                "t text, m mood, at timestamp, with_zone timestamptz, day date, "
-                "j jsonb, a int[], u uuid, price money, split text)"
-            )
-            cursor.execute(
-                "INSERT INTO types VALUES "
-                "(1.5, 0.5, 1.25, 3, true, ' a', 'happy', '2024-01-01 10:00', "
-                "'2024-01-01 10:00+02', '2024-01-01', '{}', '{1}', gen_random_uuid(), 5, 'a'), "
-                "('NaN', 'Infinity', 'NaN', 4, false, '', 'sad', 'infinity', '-infinity', "
-                "'infinity', NULL, NULL, NULL, NULL, 'a'), "
-                "(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "
-                "NULL, NULL)"
-            )
-            connection.commit()
-        yield address
+    with connect(empty_database) as connection, connection.cursor() as cursor:
+        cursor.adbc_ingest("visits", pyarrow.Table.from_pandas(frame()))
+        cursor.execute("CREATE TYPE mood AS ENUM ('happy', 'sad')")
+        cursor.execute("CREATE SEQUENCE numbers")
+        cursor.execute(
+            "CREATE TABLE types (f float8, r real, n numeric(12, 2), i bigint, ok boolean, "
+            "t text, m mood, at timestamp, with_zone timestamptz, day date, "
+            "j jsonb, a int[], u uuid, price money, split text)"
+        )
+        cursor.execute(
+            "INSERT INTO types VALUES "
+            "(1.5, 0.5, 1.25, 3, true, ' a', 'happy', '2024-01-01 10:00', "
+            "'2024-01-01 10:00+02', '2024-01-01', '{}', '{1}', gen_random_uuid(), 5, 'a'), "
+            "('NaN', 'Infinity', 'NaN', 4, false, '', 'sad', 'infinity', '-infinity', "
+            "'infinity', NULL, NULL, NULL, NULL, 'a'), "
+            "(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, "
+            "NULL, NULL)"
+        )
+        connection.commit()
+    return empty_database
 
 
 def entry(url: str, query: str = "SELECT * FROM visits", more: str = "") -> str:
