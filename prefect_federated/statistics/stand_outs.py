@@ -5,58 +5,25 @@ for enough values, and for a difference that is large as well as unlikely.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-import numpy as np
-
-from prefect_federated.datasets.kinds import Kind
-from prefect_federated.statistics.distances import added, counts_of, ks, ks_by_chance, of_categories
 from prefect_federated.statistics.schema import OVERALL, Feature, Statistics, Summary
-from prefect_federated.statistics.wording import (
-    clean,
-    count,
-    listed,
-    number,
-    percent,
-    short,
-    spread,
-    total,
+from prefect_federated.statistics.unlike import (
+    FEWEST,
+    StandOut,
+    all_the_same,
+    lies_elsewhere,
+    mean_off,
+    spread_off,
 )
+from prefect_federated.statistics.wording import clean, count, listed, percent, short, total
+
+__all__ = ["StandOut", "all_stand_outs", "found_in", "stand_outs"]
 
 MUCH_MISSING = 1 / 3
 """Share of all sites' values from which a column is said to be largely missing."""
 MORE_MISSING = 0.25
 """A site's share of missing values above the others', from which it is said."""
-MEAN_OFF = 1.0
-"""Distance of a site's mean from the others', in the others' standard deviations."""
-SPREAD_OFF = 3.0
-"""Ratio of two standard deviations."""
-DISTANCE = 0.3
-"""Kolmogorov-Smirnov distance, or for categories total variation distance, 0 to 1."""
-_FEWEST = 10  # values of a site about which more than their absence is said
-_UNLIKELY = 0.01
-
-
-@dataclass(frozen=True)
-class StandOut:
-    """One thing worth knowing.
-
-    Args:
-        feature: The column.
-        site: The site, or "all sites" where it is about the whole column.
-        rule: What it is about: 'same' (all values), 'missing', 'infinite', or 'values' (where they
-            lie).
-        weight: 0 to 100; the larger, the more it matters.
-        text: The sentence.
-        splits: The splits where it is so; `text` is of the first.
-    """
-
-    feature: str
-    site: str
-    rule: str
-    weight: float
-    text: str
-    splits: tuple[str, ...] = ()
+_OVERSHADOWED = 0.7
 
 
 def stand_outs(name: str, feature: Feature) -> list[str]:
@@ -103,22 +70,25 @@ def found_in(name: str, feature: Feature) -> list[StandOut]:
     found = list(_missing(name, feature.overall, sites))
     found += _infinite(name, sites)
     full = {site: there for site, there in sites.items() if (there.count or 0) >= 1}
+    unlike: list[StandOut] = []
     for site, there in full.items():
         others = {other: that for other, that in full.items() if other != site}
-        if not others or (there.count or 0) < _FEWEST:
+        if not others or (there.count or 0) < FEWEST:
             continue
-        outs = _same(name, site, there, others, feature.kind)
+        outs = all_the_same(name, site, there, others, feature.kind)
         if outs is None:
             if len(full) == 2 and site == list(full)[1]:
                 continue  # of two sites, each differs from the other: that is said once
-            outs = _mean(name, site, there, others, feature.kind)
+            outs = mean_off(name, site, there, others, feature.kind)
         if outs is None:
-            outs = _spread(name, site, there, others, feature.kind)
+            outs = spread_off(name, site, there, others, feature.kind)
         if outs is None:
-            outs = _shape(name, site, there, others, feature.kind)
+            outs = lies_elsewhere(name, site, there, others, feature.kind)
         if outs is not None:
-            found.append(outs)
-    return found
+            unlike.append(outs)
+    # A site that is far off makes the others differ from "the others", too: that is not said.
+    most = max((each.weight for each in unlike), default=0.0)
+    return [*found, *(each for each in unlike if each.weight >= _OVERSHADOWED * most)]
 
 
 def _missing(name: str, overall: Summary, sites: Mapping[str, Summary]) -> Iterator[StandOut]:
@@ -175,171 +145,6 @@ def _infinite(name: str, sites: Mapping[str, Summary]) -> Iterator[StandOut]:
                 f"{'value' if round(there.infinite) == 1 else 'values'}; they are counted, and "
                 "left out of all other numbers.",
             )
-
-
-def _same(
-    name: str, site: str, there: Summary, others: Mapping[str, Summary], kind: Kind
-) -> StandOut | None:
-    """Says that all of a site's values are the same, where the others' are not."""
-    start = f"{short(name)}: {clean(site)} has"
-    if there.categories is not None:
-        only = _only(there)
-        if only is None:
-            return None
-        total_count = sum(that.count or 0 for that in others.values())
-        elsewhere = sum((that.categories or {}).get(only) or 0.0 for that in others.values())
-        share = elsewhere / total_count if total_count else 1.0
-        if share ** (there.count or 0) >= _UNLIKELY:
-            return None
-        what = f"the category {short(only)!r}"
-        tail = f"elsewhere {percent(elsewhere, total_count)} of them"
-        text = f"{start} {what} in all {count(there.count)} values; {tail}."
-        return StandOut(name, site, "same", 50 + 20 * (1 - share), text)
-    mean, deviation = _pooled(others)
-    if there.mean is None or there.variance is None or mean is None or not deviation:
-        return None
-    if there.variance > 1e-18 * max(there.mean**2, 1e-300) or there.noise:
-        return None
-    if kind == "boolean":
-        share = mean if there.mean else 1 - mean
-        if share ** (there.count or 0) >= _UNLIKELY:
-            return None
-    value = {0: "false", 1: "true"}.get(int(there.mean)) if kind == "boolean" else None
-    value = value or number(there.mean, kind)
-    what = f"the value {value} in all its {count(there.count)} values"
-    tail = (
-        f"elsewhere {percent(1 - mean if value == 'false' else mean, 1)} are"
-        if kind == "boolean"
-        else f"elsewhere the mean is {number(mean, kind)}"
-    )
-    # A constant that lies far off, such as 0 for "not measured", matters most.
-    off = min(abs(there.mean - mean) / deviation, 5.0)
-    return StandOut(name, site, "same", 85 + 3 * off, f"{start} {what}; {tail}.")
-
-
-def _mean(
-    name: str, site: str, there: Summary, others: Mapping[str, Summary], kind: Kind
-) -> StandOut | None:
-    mean, deviation = _pooled(others)
-    if kind not in ("numeric", "datetime") or there.mean is None or mean is None or not deviation:
-        return None
-    off = abs(there.mean - mean) / deviation
-    if off < MEAN_OFF:
-        return None
-    return StandOut(
-        name,
-        site,
-        "values",
-        40 + 8 * min(off, 5.0),
-        f"{short(name)}: the mean at {clean(site)} is {number(there.mean, kind)}, elsewhere "
-        f"{number(mean, kind)}: {off:.1f} standard deviations apart.",
-    )
-
-
-def _spread(
-    name: str, site: str, there: Summary, others: Mapping[str, Summary], kind: Kind
-) -> StandOut | None:
-    _, deviation = _pooled(others)
-    if kind not in ("numeric", "datetime") or not deviation or not there.std:
-        return None
-    ratio = there.std / deviation
-    if 1 / SPREAD_OFF < ratio < SPREAD_OFF or (there.count or 0) < 2 * _FEWEST:
-        return None
-    how = f"{ratio:.1f} times" if ratio > 1 else f"{percent(ratio, 1)} of"
-    return StandOut(
-        name,
-        site,
-        "values",
-        45,
-        f"{short(name)}: the standard deviation at {clean(site)} is {spread(there.std, kind)}, "
-        f"{how} that elsewhere ({spread(deviation, kind)}).",
-    )
-
-
-def _shape(
-    name: str, site: str, there: Summary, others: Mapping[str, Summary], kind: Kind
-) -> StandOut | None:
-    rest = sum(that.count or 0.0 for that in others.values())
-    by_chance = ks_by_chance(there.count or 0.0, rest)
-    if there.categories is not None:
-        names, own, theirs = of_categories(*_categories(there, others))
-        if own.sum() <= 0 or theirs.sum() <= 0:
-            return None
-        differences = own / own.sum() - theirs / theirs.sum()
-        distance = float(np.abs(differences).sum() / 2)
-        if distance < max(DISTANCE, by_chance):
-            return None
-        most = int(np.abs(differences).argmax())
-        text = (
-            f"{short(name)}: {percent(own[most], own.sum())} of the values at {clean(site)} are "
-            f"{short(names[most])!r}, elsewhere {percent(theirs[most], theirs.sum())}."
-        )
-        return StandOut(name, site, "values", 20 + 40 * distance, text)
-    if kind == "boolean" and there.mean is not None:
-        mean, _ = _pooled(others)
-        if mean is None or abs(there.mean - mean) < max(DISTANCE, by_chance):
-            return None
-        text = (
-            f"{short(name)}: {percent(there.mean, 1)} of the values at {clean(site)} are true, "
-            f"elsewhere {percent(mean, 1)}."
-        )
-        return StandOut(name, site, "values", 20 + 40 * abs(there.mean - mean), text)
-    if there.histogram is None:
-        return None
-    alike = [
-        that.histogram
-        for that in others.values()
-        if that.histogram is not None and that.histogram.edges == there.histogram.edges
-    ]
-    if not alike:
-        return None
-    distance = ks(counts_of(there.histogram, there.count), counts_of(added(alike), rest))
-    if distance < max(DISTANCE, by_chance):
-        return None
-    mean, deviation = _pooled(others)
-    how, means = "spread otherwise than", ""
-    if mean is not None and there.mean is not None:
-        if abs(there.mean - mean) > 0.2 * (deviation or 0.0):
-            how = "higher than" if there.mean > mean else "lower than"
-        means = f"mean {number(there.mean, kind)} against {number(mean, kind)}, "
-    text = (
-        f"{short(name)}: the values at {clean(site)} are {how} elsewhere ({means}distance of the "
-        f"distributions {distance:.2f} of 1)."
-    )
-    return StandOut(name, site, "values", 20 + 40 * distance, text)
-
-
-def _categories(
-    there: Summary, others: Mapping[str, Summary]
-) -> tuple[dict[str, float], dict[str, float]]:
-    theirs: dict[str, float] = {}
-    for that in others.values():
-        for category, size in (that.categories or {}).items():
-            theirs[category] = theirs.get(category, 0.0) + (size or 0.0)
-    return {name: size or 0.0 for name, size in (there.categories or {}).items()}, theirs
-
-
-def _only(there: Summary) -> str | None:
-    """Returns the one category that all values are of, if it is so."""
-    held = {name: size for name, size in (there.categories or {}).items() if size != 0}
-    if len(held) != 1 or there.other_categories or there.noise or None in held.values():
-        return None
-    return next(iter(held))
-
-
-def _pooled(sites: Mapping[str, Summary]) -> tuple[float | None, float | None]:
-    """Returns mean and standard deviation of several sites' values together."""
-    known = [
-        (there.count, there.mean, there.variance)
-        for there in sites.values()
-        if there.count and there.mean is not None and there.variance is not None
-    ]
-    size = sum(n for n, _, _ in known)
-    if size < 2:
-        return None, None
-    mean = sum(n * m for n, m, _ in known) / size
-    squares = sum((n - 1) * max(v, 0.0) + n * (m - mean) ** 2 for n, m, v in known)
-    return mean, float(np.sqrt(squares / (size - 1)))
 
 
 def _fraction(share: float) -> str:
