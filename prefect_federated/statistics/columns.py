@@ -1,5 +1,6 @@
 """What of one column of a split may be released, without noise: of all rows, and of groups."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.statistics.disclosure import reason_against_moments
 from prefect_federated.statistics.extremes import moved_outwards
 from prefect_federated.statistics.histograms import OUTER
-from prefect_federated.statistics.intervals import Cell, cells_of, releasable
+from prefect_federated.statistics.intervals import Bins, Cell, Limits, releasable
 from prefect_federated.statistics.schema import Histogram, Summary, Withheld
 from prefect_federated.statistics.suppression import is_small, withheld_cells
 
@@ -28,7 +29,8 @@ class Rules:
         key: The site's secret.
         column: The column, with its dataset and split.
         kind: What the column holds.
-        spread: Its range in the whole split.
+        low: Its minimum in the whole split, exact.
+        high: Its maximum.
         cells: Intervals of it that are known already; those that are released now are added.
     """
 
@@ -36,15 +38,30 @@ class Rules:
     key: bytes
     column: str
     kind: Kind
-    spread: float = 0.0
+    low: float | None = None
+    high: float | None = None
     cells: list[Cell] = field(default_factory=list)
 
+    def extremes_of(self, exact: Summary) -> tuple[float | None, float | None]:
+        """Returns the minimum and the maximum of some of the rows, moved outwards."""
+        if exact.min is None or exact.max is None:
+            return None, None
+        if self.kind == "boolean":
+            return 0.0, 1.0
+        spread = 0.0 if self.low is None or self.high is None else self.high - self.low
+        share = self.policy.minmax_noise
+        return moved_outwards(exact.min, exact.max, spread, share, self.key, self.column)
 
-def spread_of(summary: Summary) -> float:
-    """Returns the range of a column, 0 if it is not known."""
-    if summary.min is None or summary.max is None:
-        return 0.0
-    return summary.max - summary.min
+    def limits(self, beside: Sequence[float]) -> Limits:
+        """Returns what no known number of values may be below."""
+        low, high = self.extremes_of(Summary(min=self.low, max=self.high))
+        return Limits(
+            self.policy.small_cell,
+            -math.inf if low is None else low,
+            math.inf if high is None else high,
+            beside,
+            self.policy.small_missing,
+        )
 
 
 def absent(summary: Summary) -> float:
@@ -75,7 +92,7 @@ def released_summary(exact: Summary, rules: Rules) -> Summary:
         told |= dict.fromkeys(_MOMENTS)
         if exact.mean is not None:
             withheld.append(Withheld(what="sum, mean, variance", reason=against))
-    told["min"], told["max"] = released_extremes(exact, rules)
+    told["min"], told["max"] = rules.extremes_of(exact)
     beside = absent(exact) if "count" in hidden else 0.0
     if exact.histogram is not None:
         told["histogram"], lines = _released_histogram(exact, rules, beside)
@@ -107,16 +124,6 @@ def is_told_in_full(exact: Summary, policy: PrivacyPolicy) -> bool:
     )
 
 
-def released_extremes(exact: Summary, rules: Rules) -> tuple[float | None, float | None]:
-    """Returns the minimum and the maximum, moved outwards."""
-    if exact.min is None or exact.max is None:
-        return None, None
-    if rules.kind == "boolean":
-        return 0.0, 1.0
-    share = rules.policy.minmax_noise
-    return moved_outwards(exact.min, exact.max, rules.spread, share, rules.key, rules.column)
-
-
 def hidden_presence(exact: Summary, policy: PrivacyPolicy) -> list[str]:
     """Returns which of the numbers that add up to all rows are withheld."""
     if not exact.count:  # an empty column hides nobody's value
@@ -140,10 +147,16 @@ def _released_histogram(
         why = f"{bins} bins are more than {most} for so few values"
     if why is not None or counts is None:
         return None, [Withheld(what="histogram", reason=why or "")]
-    policy = rules.policy
-    released = releasable(rules.cells, [counts], policy.small_cell, [beside], policy.small_missing)
-    rules.cells += cells_of([counts], released)
-    return told_histogram(histogram, counts, released, policy)
+    cells = Bins(histogram.edges, [counts])
+    released = releasable(rules.cells, cells, rules.limits([beside]))
+    rules.cells += released_cells(cells, released)
+    return told_histogram(histogram, counts, released, rules.policy)
+
+
+def released_cells(bins: Bins, released: Sequence[bool]) -> list[Cell]:
+    """Returns the bins that are released and hold values, for the next time."""
+    cells = zip(bins.cells(), released, strict=True)
+    return [cell for cell, is_out in cells if is_out and cell[0][1:] != cell[1][1:]]
 
 
 def whole_counts(histogram: Histogram, exact: Summary) -> list[float] | None:

@@ -15,13 +15,14 @@ from prefect_federated.statistics.columns import (
     hidden_presence,
     is_told_in_full,
     nothing,
+    released_cells,
     released_names,
     released_summary,
     told_categories,
     told_histogram,
     whole_counts,
 )
-from prefect_federated.statistics.intervals import cells_of, releasable
+from prefect_federated.statistics.intervals import Bins, releasable
 from prefect_federated.statistics.schema import Histogram, Summary, Withheld
 from prefect_federated.statistics.suppression import is_small, withheld_groups
 
@@ -140,20 +141,20 @@ def _add_histograms(
     tables = [_on_edges(summary, coarsest) for summary in (whole, *groups.values())]
     counted = [table for table in tables if table is not None]
     scopes = len(groups) + 1
-    if len(counted) < len(tables) or any(len(low) != scopes for low, _ in rules.cells):
+    if len(counted) < len(tables) or any(len(low) != scopes + 1 for low, _ in rules.cells):
         why = "the groups' bins do not fit one another, or those of an earlier release"
         for name in groups:
             _extend(summaries, name, None, [Withheld(what="histogram", reason=why)])
         return
     total, *parts = counted
     rest = [n - sum(part[i] for part in parts) for i, n in enumerate(total)]
-    beside = None
+    beside = [0.0] * scopes
     if "count" in hidden_presence(whole, policy):
         taken = sum(absent(summary) for summary in groups.values())
         beside = [*([0.0] * len(parts)), absent(whole) - taken]
-    counts = [*parts, rest]
-    released = releasable(rules.cells, counts, policy.small_cell, beside, policy.small_missing)
-    rules.cells += cells_of(counts, released)
+    bins = Bins(coarsest, [*parts, rest])
+    released = releasable(rules.cells, bins, rules.limits(beside))
+    rules.cells += released_cells(bins, released)
     for name, part in zip(groups, parts, strict=True):
         shown = Histogram(edges=coarsest, counts=list(part))
         _extend(summaries, name, *told_histogram(shown, part, released, policy))

@@ -1,65 +1,118 @@
 """Which bins of a histogram are withheld, beside all bins of the same values ever released.
 
 Whoever has the counts of [0, 10) and [0, 11) has that of [10, 11). So what matters is not one
-histogram but all edges together. An edge is told by how many values lie below it. A released bin
-joins two edges; of edges that a chain of released bins joins, the number of values between any two
-is known, and so is what lies between two and in no joined edges inside. None of these numbers may
-be small: bins that would make one known are withheld.
+histogram but all edges together. A released bin joins two edges; of edges that a chain of released
+bins joins, the number of values between any two is known, and so is what lies between two and in no
+joined edges inside. None of these numbers may be small, nor 0: where an empty bin looks unlike one
+with a person in it, edges that close in on the person find the very value. Only beyond the released
+minimum and maximum is it known that there is nothing.
 
 This stops what can be added and subtracted. It does not weigh what can be guessed from bounds.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Below = tuple[float, ...]
-"""An edge: how many values lie below it, in each group; one number where there are no groups."""
+Edge = tuple[float, ...]
+"""A value, and how many values lie below it, in each group; one number if there are no groups."""
 
-Cell = tuple[Below, Below]
+Cell = tuple[Edge, Edge]
 
 Floats = NDArray[np.float64]
 
 
-def releasable(
-    known: Sequence[Cell],
-    counts: Sequence[Sequence[float]],
-    smallest: float,
-    beside: Sequence[float] | None = None,
-    smallest_beside: float = 0,
-) -> list[bool]:
+@dataclass(frozen=True)
+class Bins:
+    """The bins of a histogram, which hold all values.
+
+    Args:
+        edges: `(n_bins + 1,)`, rising.
+        counts: `(n_groups, n_bins)`.
+    """
+
+    edges: Sequence[float]
+    counts: Sequence[Sequence[float]]
+
+    def cells(self) -> list[Cell]:
+        """Returns each bin with how many values lie below its edges."""
+        values = [float(edge) for edge in self.edges]
+        if len(values) > 2:
+            # The last bin, or the last before one that takes all beyond, has its right edge, too.
+            values[-2] = math.nextafter(values[-2], math.inf)
+        values[0], values[-1] = -math.inf, math.inf
+        table = np.asarray(self.counts, float)
+        below = np.concatenate([np.zeros((1, len(table))), np.cumsum(table, axis=1).T]).tolist()
+        edges = [(value, *numbers) for value, numbers in zip(values, below, strict=True)]
+        return list(itertools.pairwise(edges))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What no known number may be below.
+
+    Args:
+        smallest: For numbers of values; 0 or 1 if all may be known.
+        low: What is known to lie below all values.
+        high: What is known to lie above them, or to be the last.
+        beside: In each group, rows that are in no bin and whose number is withheld, such as missing
+            values; where there are any, only these and all values together are known.
+        smallest_beside: As `smallest`, for what these rows are part of.
+    """
+
+    smallest: float
+    low: float = -math.inf
+    high: float = math.inf
+    beside: Sequence[float] = ()
+    smallest_beside: float = 0
+
+    def are_passed(self, numbers: Floats, is_last: bool = False) -> bool:
+        """Tells whether one of some numbers is too small."""
+        limit = self.smallest
+        if is_last and any(self.beside):
+            limit = max(limit, self.smallest_beside)
+        return limit > 1 and bool((numbers < limit).any())
+
+
+def releasable(known: Sequence[Cell], bins: Bins, limits: Limits) -> list[bool]:
     """Returns for each bin whether it may be released.
 
     Args:
-        known: What was released of the same values in the same groups.
-        counts: `(n_groups, n_bins)`; no value is outside of the bins.
-        smallest: No number that can be computed may be above 0 and below this.
-        beside: Rows that are in no bin and whose number is withheld, such as missing values, in
-            each group; where there are any, only these and all values together are known.
-        smallest_beside: The same as `smallest`, for what these rows are part of.
+        known: Bins that were released of the same values in the same groups.
+        bins: Those that may be.
+        limits: What must not be known.
 
-    >>> releasable([], [[40, 3, 50, 60]], smallest=5)
+    >>> releasable([], Bins([0, 10, 20, 30, 40], [[40, 3, 50, 60]]), Limits(5))
     [False, False, True, True]
-    >>> releasable([((0,), (40,))], [[43, 50]], smallest=5)
+    >>> first = Bins([0, 10, 30], [[40, 53]])
+    >>> releasable(first.cells(), Bins([0, 11, 30], [[43, 50]]), Limits(5))
     [False, False]
     """
-    table = np.asarray(counts, float)
-    edges = _edges(table)
-    end = edges[-1] + (0.0 if beside is None else np.asarray(beside, float))
-    limits = _Limits(smallest, smallest if (end == edges[-1]).all() else smallest_beside)
-    sizes = table.sum(axis=0)
-    is_chosen = ~((table > 0) & (table < smallest)).any(axis=0)
-    before = np.asarray(known, float).reshape(len(known), 2, len(table))
-    # Of two edges, the one with more values below it has so in each group: their sums tell which.
-    told = np.concatenate([edges, end[None], before[:, 0], before[:, 1]])
-    _, first, place = np.unique(told.sum(axis=1), return_index=True, return_inverse=True)
-    below, bins = told[first], len(sizes)
-    always = [(0, len(first) - 1)]
-    always += zip(*np.split(place[bins + 2 :], 2), strict=True)
-    joints = list(zip(place[:bins].tolist(), place[1 : bins + 1].tolist(), strict=True))
-    chosen = {int(number) for number in np.flatnonzero(is_chosen & (sizes > 0))}
+    new = bins.cells()
+    table = np.asarray(bins.counts, float)
+    # A group without values hides nobody's.
+    groups = [group for group, row in enumerate(table) if row.any()]
+    told = np.array([edge for cell in [*new, *known] for edge in cell], float)
+    told[:, 0] = np.where(told[:, 0] <= limits.low, -np.inf, told[:, 0])
+    told[:, 0] = np.where(told[:, 0] > limits.high, np.inf, told[:, 0])
+    _, first, place = np.unique(told[:, 0], return_index=True, return_inverse=True)
+    below = told[first][:, [group + 1 for group in groups]]
+    if any(limits.beside):
+        beside = np.asarray(limits.beside, float)[groups]
+        below = np.concatenate([below, below[-1:] + beside])
+    joints: list[tuple[int, int]] = [(int(a), int(b)) for a, b in place.reshape(-1, 2)]
+    count, sizes = len(new), table.sum(axis=0)
+    is_empty = [a == b for a, b in joints[:count]]
+    always = [(0, len(below) - 1), *joints[count:]]
+    chosen = {
+        number
+        for number, row in enumerate(table[groups].T)
+        if not is_empty[number] and not limits.are_passed(row)
+    }
     while chosen:
         parts = _parts(len(below), always + [joints[number] for number in chosen])
         gaps = _small_gaps(below, parts, limits)
@@ -67,38 +120,7 @@ def releasable(
             break
         for gap in gaps:
             chosen -= _to_blame(gap, chosen, joints, parts, sizes, bool(known))
-    # An empty bin tells no more than that it is empty.
-    return [number in chosen or bool(sizes[number] == 0) for number in range(bins)]
-
-
-def cells_of(counts: Sequence[Sequence[float]], released: Sequence[bool]) -> list[Cell]:
-    """Returns the bins that are released as `releasable` must know them; not those without values.
-
-    >>> cells_of([[40, 0, 7]], [True, True, True])
-    [((0.0,), (40.0,)), ((40.0,), (47.0,))]
-    """
-    edges = [tuple(edge) for edge in _edges(np.asarray(counts, float)).tolist()]
-    return [
-        (edges[number], edges[number + 1])
-        for number, is_out in enumerate(released)
-        if is_out and edges[number] != edges[number + 1]
-    ]
-
-
-def _edges(table: Floats) -> Floats:
-    """Returns how many values lie below each edge, `(n_bins + 1, n_groups)`."""
-    start = np.zeros((1, len(table)))
-    return np.concatenate([start, np.cumsum(table, axis=1).T])
-
-
-@dataclass(frozen=True)
-class _Limits:
-    smallest: float
-    of_last: float
-
-    def are_passed(self, numbers: Floats, is_last: bool = False) -> bool:
-        limit = max(self.smallest, self.of_last) if is_last else self.smallest
-        return bool(((numbers > 0) & (numbers < limit)).any())
+    return [number in chosen or is_empty[number] for number in range(count)]
 
 
 @dataclass(frozen=True)
@@ -143,15 +165,15 @@ def _parts(edges: int, joints: Sequence[tuple[int, int]]) -> list[int]:
     return [part(place) for place in range(edges)]
 
 
-def _small_gaps(below: Floats, parts: Sequence[int], limits: _Limits) -> list[_Gap]:
+def _small_gaps(below: Floats, parts: Sequence[int], limits: Limits) -> list[_Gap]:
     last = {part: place for place, part in enumerate(parts)}
     first: dict[int, int] = {}
     left: dict[int, int] = {}
     inside: dict[int, list[int]] = {}  # parts that lie directly in the current gap of a part
     within: list[int] = []
     found = []
-    steps = np.diff(below, axis=0)
-    is_small: list[bool] = np.any((steps > 0) & (steps < limits.smallest), axis=1).tolist()
+    is_small: list[bool] = np.any(np.diff(below, axis=0) < limits.smallest, axis=1).tolist()
+    is_small = is_small if limits.smallest > 1 else [False] * len(is_small)
     end = len(parts) - 1
     for place, part in enumerate(parts):
         if part in first:

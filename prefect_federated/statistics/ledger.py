@@ -94,8 +94,8 @@ class Subject(_Entry):
             groups by name, "" for all rows.
         since: When the last one was first seen.
         releases: What was released of the last state, by the question.
-        cells: Intervals whose counts were released of the last state: the exact numbers of values
-            below each of the two edges.
+        cells: Intervals whose counts were released of the last state: of each of the two edges its
+            value, and how many values lie below it.
     """
 
     states: list[dict[str, Mark]] = []

@@ -202,7 +202,7 @@ class _Protection:
                     self._account, piece.key, piece.state, anew[piece.key][1], self._now
                 )
                 groups = _named_groups(of_split, outcomes)
-                now = Now(subject, Release(at=self._now), mechanism, names, groups)
+                now = Now(self._account, subject, Release(at=self._now), mechanism, names, groups)
                 subject.releases[piece.question] = release = piece.compute(now)
                 outcomes[piece.key] = _Outcome(release)
         return outcomes

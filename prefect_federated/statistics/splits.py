@@ -13,7 +13,6 @@ from prefect_federated.statistics.columns import (
     Rules,
     is_told_in_full,
     released_summary,
-    spread_of,
 )
 from prefect_federated.statistics.disclosure import releasable_pairs
 from prefect_federated.statistics.grouped import released_by_group, released_group_rows
@@ -40,18 +39,25 @@ class Now:
     """What a piece computes its release with.
 
     Args:
-        subject: The ledger's, in the state of now.
+        account: The dataset's.
+        subject: What is asked about, in the state of now.
         release: An empty one, with its time.
         mechanism: Gives noise; None if there is none.
         name_tables: How many tables of names are released together.
         groups: The groups that are released, for what is computed by group.
     """
 
+    account: Account
     subject: Subject
     release: Release
     mechanism: Mechanism | None = None
     name_tables: int = 0
     groups: Sequence[str] = ()
+
+    def extremes(self, key: str) -> tuple[float | None, float | None]:
+        """Returns the exact minimum and maximum of a column, also of an earlier site task."""
+        values = self.account.subjects[key].states[-1][""].values
+        return values.get("min"), values.get("max")
 
 
 @dataclass(frozen=True)
@@ -136,9 +142,7 @@ def pieces_of(
         column: given for column, given in split.columns.items() if given.summary.count is not None
     }
     rules = {
-        column: Rules(
-            policy, key, subject_key(dataset, name, column), given.kind, spread_of(given.summary)
-        )
+        column: Rules(policy, key, subject_key(dataset, name, column), given.kind)
         for column, given in usable.items()
     }
     columns = {
@@ -177,6 +181,7 @@ def _column(
 ) -> Piece:
     exact, policy = given.summary, rules.policy
     bounds = bounds_of(column, given.kind, policy)
+    subject = subject_key(split, "column", column)
 
     def compute(now: Now) -> Release:
         if now.mechanism is not None:
@@ -184,12 +189,13 @@ def _column(
                 exact, given.kind, bounds, policy, now.mechanism, now.name_tables
             )
         else:
+            rules.low, rules.high = now.extremes(subject)
             rules.cells = now.subject.cells
             summary = released_summary(exact, rules)
         return now.release.model_copy(update={"summary": summary})
 
     return Piece(
-        subject_key(split, "column", column),
+        subject,
         question(asking, *_asked(exact)),
         {"": mark_of(exact, rows)},
         compute,
@@ -244,7 +250,7 @@ def _by_group(
         return None
     policy = rules.policy
     bounds = bounds_of(column, given.kind, policy)
-    by_group_rules = Rules(policy, rules.key, rules.column, rules.kind, rules.spread)
+    by_group_rules = Rules(policy, rules.key, rules.column, rules.kind)
 
     def compute(now: Now) -> Release:
         named = [group for group in now.groups if group in parts]
@@ -256,6 +262,7 @@ def _by_group(
                 for group in named
             }
         else:
+            by_group_rules.low, by_group_rules.high = now.extremes(whole.key)
             by_group_rules.cells = now.subject.cells
             told = released_by_group(given.summary, parts, named, by_group_rules)
         return now.release.model_copy(update={"groups": told})

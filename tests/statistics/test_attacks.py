@@ -227,6 +227,9 @@ def test_refinement_does_not_narrow_to_the_largest_value(tmp_path: Path) -> None
     frame = patients()
     site = SmallSite(tmp_path, frame)
     ages = frame["age"].to_numpy()
+    noised = site.column("age").max
+    assert noised is not None
+    assert noised > ages.max()
     low, high = 0.0, 200.0
     known: list[tuple[float, float]] = []
     for _ in range(40):
@@ -234,14 +237,60 @@ def test_refinement_does_not_narrow_to_the_largest_value(tmp_path: Path) -> None
         histogram = site.split({"age": [low, middle, high]}, kind="refine").columns["age"]
         counts = histogram.summary.histogram
         if counts is None:
-            break
+            low = middle
+            continue
         cells = zip(counts.edges, counts.edges[1:], counts.counts, strict=False)
         known += [(a, b) for a, b, count in cells if count is not None]
         upper = counts.counts[2]
         low, high = (middle, high) if upper is None or upper > 0 else (low, middle)
     assert not told_small_intervals(ages, known)
-    above = int((ages >= max(a for a, b in known if ((ages >= a) & (ages < b)).any())).sum())
-    assert above >= SMALL
+    # An empty bin is known by the maximum that has been released, and by nothing nearer.
+    assert high >= noised
+
+
+def looks_of(folder: Path, frame: pd.DataFrame, column: str, *asked: list[float]) -> list[object]:
+    """Returns which bins a site tells that is asked for the first time, and which are empty."""
+    site = SmallSite(folder, frame)
+    histograms = [site.column(column, edges).histogram for edges in asked]
+    return [
+        histogram and [None if count is None else count > 0 for count in histogram.counts]
+        for histogram in histograms
+    ]
+
+
+def test_edges_that_close_in_on_a_person_look_the_same_on_both_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda size: "5e" * size)
+    frame = patients()
+    frame.loc[7, "chol"] = 603.0
+    noised = SmallSite(tmp_path / "first", frame).column("chol").max
+    assert noised is not None
+    edges = [
+        edge for edge in [*np.arange(427, 700, 7.0), 602.9, 603.0, 603.1, 603.5] if edge < noised
+    ]
+    assert max(edges) > 603.4
+    for below in ([0.0], [0.0, 200.0, 250.0], [0.0, 420.0]):
+        looks = [
+            looks_of(tmp_path / f"{below}{edge}", frame, "chol", [*below, edge, 10_000.0])
+            for edge in edges
+        ]
+        assert looks == [looks[0]] * len(looks)
+
+
+def test_a_value_that_one_person_has_looks_like_one_that_nobody_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The last of the given bins has both edges: [.., 60] less [.., 60) is who is 60.
+    monkeypatch.setattr("secrets.token_hex", lambda size: "5e" * size)
+    frame = patients()
+    frame.loc[frame["age"] == 60, "age"] = 61.0
+    frame.loc[7, "age"] = 60.0
+    looks = [
+        looks_of(tmp_path / str(edge), frame, "age", [0.0, edge], [0.0, edge, 120.0])
+        for edge in (60.0, 60.5)
+    ]
+    assert looks[0] == looks[1]
 
 
 def test_a_site_gives_no_quantile_of_its_own_rows(tmp_path: Path) -> None:
@@ -554,8 +603,10 @@ def test_noise_is_not_averaged_away_beyond_the_budget(tmp_path: Path) -> None:
 def test_exact_numbers_are_not_among_the_noised(tmp_path: Path) -> None:
     site = SmallSite(tmp_path, patients(5000), noisy())
     frame = site.frame
-    told = numbers_in(site.ask(group_by="sex"))
+    answer = site.ask(group_by="sex")
+    told = numbers_in(answer)
     for column in ("age", "chol"):
         exact = {frame[column].mean(), frame[column].sum(), frame[column].var()}
         assert not exact & told
-        assert not {frame[column].min(), frame[column].max()} & told
+        summary = answer.splits["train"].columns[column].summary
+        assert (summary.min, summary.max) == site.policy.bounds[column]
