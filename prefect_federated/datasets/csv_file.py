@@ -136,7 +136,8 @@ def _tell(name: str, error: Exception) -> NoReturn:
         raise DatasetUnreadable(
             f"CSV file {name} is not UTF-8{where}. Save the file as UTF-8."
         ) from None
+    long = "A line is longer than 1 MiB, or a quote is not closed" if "straddling" in said else ""
     raise DatasetUnreadable(
-        f"CSV file {name} cannot be read{where} ({type(error).__name__}). Check that it is a CSV "
-        "file that is whole."
+        f"CSV file {name} cannot be read{where} ({type(error).__name__}). "
+        f"{long or 'Check that it is a CSV file that is whole'}."
     ) from None

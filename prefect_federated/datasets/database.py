@@ -171,6 +171,8 @@ class DatabaseReader:
         self, columns: Mapping[str, Kind], part: Part | None
     ) -> Mapping[str, Aggregate] | None:
         """Returns what the database computed; without columns that it cannot."""
+        if not columns:
+            return {}
         own = self._own(columns)
         computed = {name: self._number(own[name], kind) for name, kind in columns.items()}
         numbers = {name: number for name, number in computed.items() if number}
@@ -187,6 +189,10 @@ class DatabaseReader:
             name: _of_numbers(name, columns[name], found.rows, values)
             for name, values in found.numbers.items()
         }
+        nothing = {
+            name: kind for name, kind in columns.items() if kind == own[name].kind == "empty"
+        }
+        aggregates |= {name: Aggregate(kind, 0, found.rows) for name, kind in nothing.items()}
         for place, (name, count) in enumerate(found.counts.items()):
             of_column = {c: n for at, c, n in found.categories if at == place}
             present = {str(c): n for c, n in of_column.items() if c is not None and c.strip()}

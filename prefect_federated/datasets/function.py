@@ -88,11 +88,13 @@ class FunctionSource:
         try:
             function = getattr(importlib.import_module(module_name), name or module_name)
         except Exception as error:  # a site's own code
+            is_absent = isinstance(error, ImportError | AttributeError)
+            why = f"{type(error).__name__}: {error}" if is_absent else type(error).__name__
             raise DatasetUnreadable(
-                f"{self.title} cannot be imported ({type(error).__name__}: {error}). Write "
-                "`function: module:name`, of a module that is installed at the site or lies in a "
-                "folder that the site was started with as --code."
-            ) from error
+                f"{self.title} cannot be imported ({why}). Write `function: module:name`, of a "
+                "module that is installed at the site or lies in a folder that the site was "
+                "started with as --code."
+            ) from None
         if not callable(function) or not _takes_nothing(function):
             raise DatasetUnreadable(
                 f"{self.title} is not a function without parameters. Name one that returns a frame."

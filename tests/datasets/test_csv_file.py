@@ -156,6 +156,7 @@ def test_a_table_without_rows_is_no_error(load: Load, tmp_path: Path) -> None:
         (b"a,b\n1,2\n3\n", r"1 values in line 3, the line of names has 2"),
         (b"a,b\n1,M\xfcller\n", "is not UTF-8"),
         (b"\xff\xfe\n", "the line of names is not UTF-8"),
+        (b'a,b\n1,"2\n' + b"3,4\n" * 600_000, "or a quote is not closed"),
         (b"a,b,a\n1,2,3\n", r"has column 'a' more than once"),
     ],
 )

@@ -52,12 +52,14 @@ def twice():
 
 broken = 5
 """
+RAISING = "raise ValueError('the secret value')"
 
 
 @pytest.fixture
 def frames(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     (tmp_path / "site_frames.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "raising.py").write_text(RAISING)
     importlib.invalidate_caches()
     return load
 
@@ -110,6 +112,7 @@ def test_a_frame_without_rows_is_no_error(frames: Load) -> None:
         ("site_frames:broken", "is not a function without parameters"),
         ("site_frames:none", "cannot be imported"),
         ("no_such_module:patients", r"cannot be imported \(ModuleNotFoundError"),
+        ("raising:patients", r"cannot be imported \(ValueError\)"),
         ("site_frames:twice", "has column 'x' more than once"),
     ],
 )
