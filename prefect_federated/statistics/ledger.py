@@ -36,7 +36,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 class Spent(_Entry):

@@ -136,6 +136,17 @@ def test_more_bins_than_rows_allow_are_withheld(tmp_path: Path) -> None:
     assert (line.what, line.reason) == ("histogram", "20 bins are more than 10 for so few values")
 
 
+def test_other_bins_of_the_same_values_are_told_where_nothing_small_is_between(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(0)
+    site = SmallSite(tmp_path, pd.DataFrame({"x": random.uniform(0, 80, 5000)}))
+    for edges in (range(0, 81, 10), range(0, 81, 20), range(-5, 85, 10), np.arange(0, 81, 2.5)):
+        histogram = site.column("x", [float(edge) for edge in edges]).histogram
+        assert histogram is not None
+        assert sum(count is None for count in histogram.counts) <= 4
+
+
 def test_a_histogram_that_leaves_values_out_is_withheld(tmp_path: Path) -> None:
     split = split_of(patients(), {"age": range(0, 101, 10)})
     summary = split.columns["age"].summary
