@@ -25,6 +25,8 @@ _log = logging.getLogger("prefect_federated.site")
 
 CONNECT_S = 5
 """Seconds within which a server must accept the connection."""
+BUSY_S = 5.0
+"""Seconds for which a SQLite file may be locked by a program that writes."""
 LIBPQ = {  # a server that is gone in the middle of a query is noticed within about 25 s
     "connect_timeout": str(CONNECT_S),
     "keepalives_idle": "10",
@@ -180,6 +182,8 @@ def sqlite_session(url: URL, title: str) -> Iterator[AdbcSession]:
         raise DatasetUnreadable(f"{title}: there is no such file. Check `url`.")
     uri = f"file:{quote(str(path.resolve()))}?mode=ro"
     with _connected(lambda: connect(uri), title, url) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
         yield AdbcSession(connection, SQLiteDialect(paramstyle="named"), title, url)
 
 

@@ -11,6 +11,8 @@ from prefect_federated.errors import DatasetNotFound
 if TYPE_CHECKING:
     import pandas as pd
 
+CELLS = 2_500_000
+"""Values of a chunk at most: 20 MB as float64."""
 SHOWN = 30
 """Names that an error lists at most."""
 
@@ -49,7 +51,7 @@ class Table:
 
         Args:
             columns: Names; those without values at all (`empty`) are float64 with only NaN.
-            rows: At most in a chunk, 1 or more.
+            rows: At most in a chunk, 1 or more; fewer where there are more than 25 columns.
 
         Raises:
             DatasetNotFound: a column is not among those that may be used.
@@ -61,6 +63,7 @@ class Table:
         from prefect_federated.datasets.cells import cells
 
         kinds = {name: self.columns[name] for name in self._known(columns)}
+        rows = max(1, min(rows, CELLS // max(1, len(kinds))))
         read = kinds or dict(list(self.columns.items())[:1])  # no columns: their number of rows
         row = 1
         for batch in self._reader.batches(read, rows, self._part) if read else ():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from prefect_federated.datasets import Table, csv_file
+from prefect_federated.datasets import table as table_module
 from prefect_federated.datasets.csv_file import CsvSource
 from prefect_federated.errors import DatasetNotFound, DatasetUnreadable, MixedTypes
 from tests.datasets.conftest import Load, whole
@@ -70,6 +71,15 @@ def test_chunks_have_only_the_columns_asked_for_in_that_order(patients: Load) ->
         assert rows.shape == (4, 0)
         with pytest.raises(DatasetNotFound, match=r"no column 'Ages'.*Did you mean 'age'\?"):
             list(table.chunks(["Ages"]))
+
+
+def test_a_chunk_of_many_columns_has_fewer_rows(
+    patients: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "CELLS", 8)
+    with patients("patients: {csv: patients.csv}").named("patients").table("all") as table:
+        assert [len(chunk) for chunk in table.chunks(["age", "sex", "code"])] == [2, 2]
+        assert [len(chunk) for chunk in table.chunks(list(table.columns))] == [1, 1, 1, 1]
 
 
 def test_mixed_types_are_told_with_column_and_row_and_spare_the_other_columns(

@@ -2,7 +2,9 @@
 
 import math
 import sqlite3
+import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefect_federated.datasets import Dataset, database
+from prefect_federated.datasets import Dataset, adbc, database
 from prefect_federated.errors import DatasetNotFound, DatasetUnreadable, MixedTypes
 from tests.datasets.conftest import Load, whole
 
@@ -247,6 +249,37 @@ def test_all_passes_see_the_rows_of_one_moment(driver: str, visits: Path, load: 
             assert found["n"].sum == before
         with load(entry(driver)).named("visits").table("all") as table:
             assert whole(table)["n"].sum() == before + ROWS
+
+
+LOCK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.readline()
+connection.commit()
+"""
+
+
+def test_a_file_that_another_program_locks_is_waited_for(
+    visits: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load(entry("sqlite")).named("visits")
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(visits)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as writer:  # fmt: skip
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "locked\n"
+        monkeypatch.setattr(adbc, "BUSY_S", 0.01)
+        with pytest.raises(DatasetUnreadable, match="is locked"), dataset.table("all"):
+            pass
+        monkeypatch.setattr(adbc, "BUSY_S", 30.0)
+        release = threading.Timer(0.1, lambda: writer.communicate("\n"))
+        release.start()
+        with dataset.table("all") as table:
+            assert len(whole(table)) == ROWS
+        release.join()
 
 
 def test_a_column_that_the_file_names_must_be_there(visits: Path, load: Load) -> None:
