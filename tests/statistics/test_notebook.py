@@ -21,7 +21,7 @@ def test_a_result_displays_itself_in_some_kilobytes() -> None:
 
 def test_the_whole_report_runs_in_a_frame_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "cell.html"
-    file.write_text(f"<!DOCTYPE html>{Report(troubled_heart())._repr_html_()}")
+    file.write_text(f"<!DOCTYPE html><meta charset=utf-8>{Report(troubled_heart())._repr_html_()}")
     with chromium() as browser:
         watched = Watched(browser.new_page())
         watched.page.goto(file.as_uri())
