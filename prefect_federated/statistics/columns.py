@@ -16,6 +16,9 @@ from prefect_federated.statistics.suppression import is_small, withheld_cells
 REST = "\0"
 """In tables by group, the rows in no released group; what is known of them follows from totals."""
 
+FEW = 5
+"""So many categories or groups may always have names; those of few rows have none in any case."""
+
 _PRESENCE = ("count", "missing", "infinite")
 _MOMENTS = ("sum", "mean", "mean_rest", "variance", "std")
 
@@ -183,7 +186,7 @@ def told_histogram(
     lines = []
     if not all(released):
         gone = len(released) - sum(released)
-        why = f"fewer than {policy.small_cell} rows, or would reveal one that has"
+        why = f"fewer than {policy.small_cell} rows or none, or would reveal one that has"
         lines = [Withheld(what=f"{gone} of {len(told)} bins of the histogram", reason=why)]
     return Histogram(edges=histogram.edges, counts=told), lines
 
@@ -201,7 +204,7 @@ def released_names(
     names = sorted({name for summary in by_group.values() for name in summary.categories or {}})
     for summary in by_group.values():
         full = sum(1 for count in (summary.categories or {}).values() if count)
-        if full > 2 and full * policy.rows_per_category > (summary.count or 0):
+        if full > FEW and full * policy.rows_per_category > (summary.count or 0):
             return (
                 f"more than one category for {policy.rows_per_category} values; such a column may "
                 "hold names or free text"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.statistics.columns import (
+    FEW,
     REST,
     Rules,
     absent,
@@ -31,7 +32,7 @@ def released_group_rows(
     rows: Mapping[str, float], total: float, policy: PrivacyPolicy
 ) -> tuple[dict[str, float], list[Withheld]]:
     """Returns the groups that are released, with their rows, and a line if there are others."""
-    if len(rows) > 2 and len(rows) * policy.rows_per_category > total:
+    if len(rows) > FEW and len(rows) * policy.rows_per_category > total:
         why = f"more than one group for {policy.rows_per_category} rows"
         return {}, [Withheld(what="groups", reason=why)]
     hidden = withheld_groups(rows, total - sum(rows.values()), policy.minimum_rows)

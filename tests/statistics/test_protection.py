@@ -144,7 +144,8 @@ def test_other_bins_of_the_same_values_are_told_where_nothing_small_is_between(
     for edges in (range(0, 81, 10), range(0, 81, 20), range(-5, 85, 10), np.arange(0, 81, 2.5)):
         histogram = site.column("x", [float(edge) for edge in edges]).histogram
         assert histogram is not None
-        assert sum(count is None for count in histogram.counts) <= 4
+        told = sum(count is not None for count in histogram.counts)
+        assert told >= len(histogram.counts) / 2
 
 
 def test_a_histogram_that_leaves_values_out_is_withheld(tmp_path: Path) -> None:
