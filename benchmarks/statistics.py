@@ -135,7 +135,7 @@ def _scheduled(folder: Path, sites: int, is_large: bool) -> tuple[dict[str, obje
     from prefect.states import Scheduled
 
     from prefect_federated.agents.sandbox import start_sandbox
-    from prefect_federated.tasks.statistics_result import StatisticsRef
+    from prefect_federated.tasks.statistics_result import reference_in
     from tests.integration.running import attended, eventually
 
     names = [f"site-{number + 1}" for number in range(sites)]
@@ -146,7 +146,9 @@ def _scheduled(folder: Path, sites: int, is_large: bool) -> tuple[dict[str, obje
             deployment = client.read_deployment_by_name("statistics/default")
             at = datetime.now(UTC) + timedelta(seconds=15)
             run = client.create_flow_run_from_deployment(
-                deployment.id, parameters={"dataset": "benchmark"}, state=Scheduled(at)
+                deployment.id,
+                parameters={"dataset": "benchmark"},
+                state=Scheduled(scheduled_time=at),
             )
 
             def ended() -> bool:
@@ -159,8 +161,8 @@ def _scheduled(folder: Path, sites: int, is_large: bool) -> tuple[dict[str, obje
             if run.state.type != StateType.COMPLETED:
                 raise SystemExit(f"the run is {run.state.name}: {run.state.message}")
             took = (run.state.timestamp - at).total_seconds()
-            reference = run.state.result()
-            assert isinstance(reference, StatisticsRef)
+            reference = reference_in(run.state.result())
+            assert reference is not None
     finally:
         sandbox.stop()
     result = Statistics.model_validate_json(Path(reference.path).read_text())

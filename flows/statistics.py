@@ -6,7 +6,8 @@ edges, until the quantiles are known well enough, or the sites' policies allow n
 """
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from pydantic import Field
 
 from prefect_federated.tasks.federation import federation

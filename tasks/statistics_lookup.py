@@ -35,7 +35,7 @@ from prefect_federated.errors import (
     StatisticsNotFound,
 )
 from prefect_federated.statistics.schema import Statistics
-from prefect_federated.tasks.statistics_result import StatisticsRef
+from prefect_federated.tasks.statistics_result import reference_in
 from prefect_federated.tasks.storage import get
 
 _FLOW = "statistics"
@@ -134,12 +134,13 @@ def _result(client: SyncPrefectClient, run: FlowRun) -> Statistics | OnlySummary
     if not state.is_completed():
         raise StatisticsNotFound(f"{name} has no result: it is {state.name}, {state.message}")
     try:
-        reference = state.result(raise_on_failure=False, retry_result_failure=False)
+        returned = state.result(raise_on_failure=False, retry_result_failure=False)
     except Exception as error:  # a storage may raise anything
         return _summary(client, run, f"{type(error).__name__}: {error}")
-    if not isinstance(reference, StatisticsRef):
+    reference = reference_in(returned)
+    if reference is None:
         raise StatisticsNotFound(
-            f"{name} is not of statistics: it returned a {type(reference).__name__}. Runs of "
+            f"{name} is not of statistics: it returned a {type(returned).__name__}. Runs of "
             f"statistics are those of the flow {_FLOW!r}."
         )
     try:

@@ -49,6 +49,17 @@ class StatisticsRef(BaseModel):
     drifted: int = 0
 
 
+def reference_in(result: object) -> StatisticsRef | None:
+    """Returns the reference that a run's result is; None if it is something else.
+
+    Prefect gives a result that it has read again as what its JSON holds.
+    """
+    try:
+        return StatisticsRef.model_validate(result)
+    except ValidationError:
+        return None
+
+
 class Earlier(BaseModel):
     """The last completed run of a name."""
 
