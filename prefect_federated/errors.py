@@ -11,6 +11,7 @@
     ├── DatasetUnreadable           a dataset's file, database or function gives no table
     │   └── MixedTypes              a column holds values that are not of its kind
     ├── LedgerDamaged               a site's record of released statistics is not as it was written
+    ├── StatisticsFailed            a site's statistics failed with what only the site may read
     ├── ConnectionFailed            the other side cannot be reached, or TLS failed
     ├── ProtocolError               the bytes that arrived are not a message of ours
     ├── AttachRefused               the job's endpoint does not let this site in
@@ -81,6 +82,10 @@ class MixedTypes(DatasetUnreadable):
 
 class LedgerDamaged(FederatedError):
     """A site's record of what it released and spent is damaged or gone; it releases nothing."""
+
+
+class StatisticsFailed(FederatedError):
+    """A site could not compute statistics; why is in its own log only, since it may show rows."""
 
 
 class ConnectionFailed(FederatedError):

@@ -25,6 +25,10 @@ Cell = tuple[Edge, Edge]
 
 Floats = NDArray[np.float64]
 
+_ROUNDS = 200
+"""So often bins are taken away until nothing small is known; a histogram that needs more is
+withheld as a whole, so that nobody's edges keep a site busy."""
+
 
 @dataclass(frozen=True)
 class Bins:
@@ -113,13 +117,15 @@ def releasable(known: Sequence[Cell], bins: Bins, limits: Limits) -> list[bool]:
         for number, row in enumerate(table[groups].T)
         if not is_empty[number] and not limits.are_passed(row)
     }
-    while chosen:
+    for _ in range(_ROUNDS):
         parts = _parts(len(below), always + [joints[number] for number in chosen])
         gaps = _small_gaps(below, parts, limits)
         if not gaps:
             break
         for gap in gaps:
             chosen -= _to_blame(gap, chosen, joints, parts, sizes, bool(known))
+    else:
+        chosen.clear()
     return [number in chosen or is_empty[number] for number in range(count)]
 
 

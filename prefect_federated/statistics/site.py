@@ -13,6 +13,7 @@ import numpy as np
 
 from prefect_federated.datasets import Dataset, Kind, Table, load_datasets
 from prefect_federated.datasets.table import near
+from prefect_federated.errors import FederatedError, StatisticsFailed
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.statistics.exact import (
@@ -167,6 +168,19 @@ def refine(model: Tensors, site: Site) -> Update:
 
 
 def _answer(site: Site, kind: SiteTaskKind, compute: Compute) -> Update:
+    try:
+        return _protected(site, kind, compute)
+    except FederatedError:
+        raise
+    except Exception as error:  # a boundary: what libraries say may hold values of rows
+        site.log.exception("statistics: %s failed", kind)
+        raise StatisticsFailed(
+            f"the site task {kind!r} failed at this site with {type(error).__name__}. What it says "
+            "may hold rows' values, so it is in the site's own log only: look there."
+        ) from None
+
+
+def _protected(site: Site, kind: SiteTaskKind, compute: Compute) -> Update:
     question = question_in(site.config)
     dataset = load_datasets(site.data).named(question.dataset)
     shown: dict[str, SplitFromSite] = {}
