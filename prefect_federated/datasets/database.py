@@ -1,6 +1,5 @@
 """A database as a source: what its columns hold, the rows in batches, and what it sums up."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from prefect_federated.datasets.cells import as_text as as_names
 from prefect_federated.datasets.cells import is_text, kind_of, unusable
 from prefect_federated.datasets.database_url import DatabaseUrl, name_of
 from prefect_federated.datasets.kinds import Kind, Unusable
-from prefect_federated.datasets.sources import MOST_CATEGORIES, Aggregate, Part
+from prefect_federated.datasets.pushdown import has_infinite, read_aggregates
+from prefect_federated.datasets.sources import Aggregate, Part
 from prefect_federated.datasets.statements import (
     POSTGRESQL_NUMBERS,
     Expression,
@@ -26,8 +26,7 @@ from prefect_federated.datasets.statements import (
     sqlite_total,
     total,
 )
-from prefect_federated.datasets.texts import Texts, mixed_types
-from prefect_federated.errors import MixedTypes
+from prefect_federated.datasets.texts import Texts
 
 LOOKED_AT = 10_000
 """Rows that decide what the columns of a database without types hold."""
@@ -181,55 +180,18 @@ class DatabaseReader:
             for name, kind in columns.items()
             if kind == own[name].kind == "categorical" and is_text(own[name].type)
         ]
-        found = self._aggregates(numbers, categories, part, finite_only=False)
-        extremes = [values[place] for values in found.numbers.values() for place in (2, 3)]
-        if any(isinstance(each, float) and math.isinf(each) for each in extremes):
-            found = self._aggregates(numbers, categories, part, finite_only=True)
-        aggregates = {
-            name: _of_numbers(name, columns[name], found.rows, values)
-            for name, values in found.numbers.items()
-        }
-        nothing = {
-            name: kind for name, kind in columns.items() if kind == own[name].kind == "empty"
-        }
-        aggregates |= {name: Aggregate(kind, 0, found.rows) for name, kind in nothing.items()}
-        for place, (name, count) in enumerate(found.counts.items()):
-            of_column = {c: n for at, c, n in found.categories if at == place}
-            present = {str(c): n for c, n in of_column.items() if c is not None and c.strip()}
-            is_much = len(of_column) > MOST_CATEGORIES
-            aggregates[name] = Aggregate(
-                "categorical", count, found.rows - count,
-                categories={} if is_much else present, has_too_many_categories=is_much,
-            )  # fmt: skip
-        return aggregates
 
-    def _aggregates(
-        self,
-        numbers: Mapping[str, Expression],
-        categories: Sequence[str],
-        part: Part | None,
-        *,
-        finite_only: bool,
-    ) -> "_Found":
-        is_sqlite = self.session.dialect_name == "sqlite"
-        first, *others = self.session.rows(
-            self.query.aggregates(
+        def ask(*, finite_only: bool) -> dict[str, Aggregate]:
+            is_sqlite = self.session.dialect_name == "sqlite"
+            statement = self.query.aggregates(
                 numbers, categories, part, sqlite_total if is_sqlite else total,
                 finite_only=finite_only,
-            )
-        )  # fmt: skip
-        wide = list(first[3:])
-        of_numbers = {name: wide[5 * at : 5 * at + 5] for at, name in enumerate(numbers)}
-        counts = dict(zip(categories, map(_whole, wide[5 * len(numbers) :]), strict=True))
-        return _Found(
-            _whole(first[2]),
-            of_numbers,
-            counts,
-            [
-                (_whole(row[0]), None if row[1] is None else str(row[1]), _whole(row[2]))
-                for row in others
-            ],
-        )
+            )  # fmt: skip
+            rows = self.session.rows(statement)
+            return read_aggregates(rows, columns, list(numbers), categories)
+
+        found = ask(finite_only=False)
+        return ask(finite_only=True) if has_infinite(found.values()) else found
 
     def _number(self, own: "_Own", kind: Kind) -> Expression | None:
         """Returns a column as a number that the database computes with; None if it is none."""
@@ -279,14 +241,6 @@ class _Own:
     kind: Kind | Unusable
 
 
-@dataclass(frozen=True)
-class _Found:
-    rows: int
-    numbers: Mapping[str, Sequence[object]]
-    counts: Mapping[str, int]
-    categories: Sequence[tuple[int, str | None, int]]
-
-
 def _typed(column: pyarrow.Field) -> _Own:
     noted = column.metadata or {}
     called = next((noted[name] for name in _TYPE_NAMES if name in noted), b"")
@@ -317,23 +271,3 @@ def _joined(arrays: Sequence[pyarrow.Array]) -> pyarrow.Array:
     if len({array.type for array in arrays}) > 1:
         arrays = [as_names(array) for array in arrays]
     return pyarrow.concat_arrays(arrays)
-
-
-def _of_numbers(name: str, kind: Kind, rows: int, values: Sequence[object]) -> Aggregate:
-    present, finite, low, high, sum_ = values
-    if any(isinstance(each, str | bytes) for each in (low, high)):
-        raise MixedTypes(mixed_types(name, kind, "text", "a row"), name)
-    count, has_values = _whole(finite), bool(_whole(finite))
-    return Aggregate(
-        kind,
-        count,
-        missing=rows - _whole(present),
-        infinite=_whole(present) - count,
-        min=float(str(low)) if has_values else None,
-        max=float(str(high)) if has_values else None,
-        sum=float(str(sum_)) if has_values else None,
-    )
-
-
-def _whole(value: object) -> int:
-    return int(str(value))

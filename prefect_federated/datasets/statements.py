@@ -94,8 +94,7 @@ class Query:
             kept = case((value - value == 0, value)) if finite_only else value
             wide += [func.count(value), func.count(kept)]
             wide += [func.min(kept), func.max(kept), total(kept)]
-        texts = [func.trim(cast(rows.c[name], String)) for name in categories]
-        wide += [func.count(func.nullif(text_, "")) for text_ in texts]
+        wide += [func.count(rows.c[name]) for name in categories]
         heads = [null(), cast(null(), String), func.count(), *wide]
         named: list[Column] = [each.label(f"v{place}") for place, each in enumerate(heads)]
         first = select(*named).select_from(rows).where(*_is_of(rows, part))

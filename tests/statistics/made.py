@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ SITES = {
     "Switzerland": "switzerland",
     "VA Long Beach": "va-long-beach",
 }
+EVIL = '<script>window.harm = 1</script><img src=x onerror="window.harm = 1">'
 CREATED = datetime(2026, 3, 1, 2, 30, tzinfo=UTC)
 Frames = Mapping[str, pd.DataFrame]
 """Site -> its rows."""
@@ -46,11 +48,13 @@ def heart_frames() -> dict[str, dict[str, pd.DataFrame]]:
     return splits
 
 
+@cache
 def heart() -> Statistics:
     """Returns what a job on the heart example comes to, with nothing withheld."""
     return statistics_of(heart_frames(), dataset="heart", name="statistics/heart-nightly")
 
 
+@cache
 def troubled_heart() -> Statistics:
     """Returns the same with groups by sex, a site that withholds, one that is away, and noise."""
     splits = heart_frames()
@@ -200,8 +204,7 @@ def summary_of(column: "pd.Series[Any]", kind: Kind, edges: "np.ndarray | None")
         categories=categories,
         quantiles=[
             Quantile(q=q, value=value, lower=value - width / 10, upper=value + width / 10)
-            for q in (0.05, 0.25, 0.5, 0.75, 0.95)
-            for value in [float(values.quantile(q))]
+            for q, value in values.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).items()
         ],
     )
 
@@ -218,17 +221,51 @@ def correlation_of(frame: pd.DataFrame) -> Correlation:
 def many_features(
     features: int, rows: int = 200, sites: int = 4, splits: Sequence[str] = ("train", "test")
 ) -> Statistics:
-    """Returns a result with so many numeric features, of random numbers."""
+    """Returns a result with so many numeric features, of which each tenth has the same numbers."""
     random = np.random.default_rng(0)
     names = [f"feature-{number}" for number in range(features)]
-    return statistics_of(
-        {
-            split: {
-                f"site-{number}": pd.DataFrame(random.normal(size=(rows, features)), columns=names)
-                for number in range(1, sites + 1)
-            }
-            for split in splits
-        },
-        dataset="wide",
-        name="statistics/wide",
+    frames = {
+        split: {
+            f"site-{number}": pd.DataFrame(
+                random.normal(size=(rows, 10)), columns=list("abcdefghij")
+            )
+            for number in range(1, sites + 1)
+        }
+        for split in splits
+    }
+    result = statistics_of(frames, dataset="wide", name="statistics/wide")
+    return result.model_copy(
+        update={"splits": {name: widened(split, names) for name, split in result.splits.items()}}
+    )
+
+
+def widened(split: Split, names: Sequence[str]) -> Split:
+    """Returns a split that has the ten features of another one again and again."""
+    ten = list(split.features.values())
+    assert split.correlation is not None
+    times = -(-len(names) // 10)
+    values = np.tile(np.array(split.correlation.values, float), (times, times))
+    few = values[: len(names), : len(names)].tolist()
+    return split.model_copy(
+        update={
+            "features": {name: ten[place % 10] for place, name in enumerate(names)},
+            "correlation": Correlation(columns=list(names), values=few),
+        }
+    )
+
+
+def evil() -> Statistics:
+    """Returns a result in which every name and reason is an attack."""
+    column, site = f"column {EVIL}", f"site {EVIL}"
+    numbers = pd.DataFrame({column: [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 90], "other": range(12)})
+    words = pd.DataFrame({f"words {EVIL}": [f"category {EVIL}", "$x$", "%{x}"] * 4})
+    frame = pd.concat([numbers, words], axis=1)
+    result = statistics_of(
+        {f"split {EVIL}": {site: frame, "plain": frame * 1}},
+        dataset=f"dataset {EVIL}",
+        name=f"name {EVIL}",
+        group_by=f"words {EVIL}",
+    )
+    return result.model_copy(
+        update={"withheld": [f"{site}: reason {EVIL}"], "notes": [f"note {EVIL}"]}
     )

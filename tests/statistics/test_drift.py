@@ -1,5 +1,7 @@
 """A run beside the one before: what has drifted is found, what cannot be compared is said."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,7 +49,7 @@ def drift(compared: Comparison, site: str, feature: str = "x") -> Drift:
     return found
 
 
-def values(counts: list[float], **more: object) -> Summary:
+def values(counts: Sequence[float], **more: object) -> Summary:
     histogram = Histogram(edges=list(range(len(counts) + 1)), counts=list(counts))
     told = {"count": sum(counts), "missing": 0, "histogram": histogram, **more}
     return Summary.model_validate(told)
@@ -63,7 +65,6 @@ def test_the_same_data_have_not_drifted() -> None:
 
 def test_a_site_whose_values_move_is_found_and_comes_first() -> None:
     before = made(x=np.arange(200.0), y=np.arange(200.0))
-    now = changed(before, "south", values([0] * 19 + [200]))
     edges = before.splits["train"].features["x"].by_site["south"].histogram
     assert edges is not None
     last = Histogram(edges=edges.edges, counts=[0.0] * 19 + [200.0])

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from prefect_federated.statistics.notebook import Report
 from tests.statistics.chromium import Watched, chromium
-from tests.statistics.made import many_features, troubled_heart
-from tests.statistics.test_report import evil
+from tests.statistics.made import evil, many_features, troubled_heart
 
 
 def test_a_result_displays_itself_in_some_kilobytes() -> None:

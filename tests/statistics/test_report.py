@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
@@ -16,7 +15,7 @@ from prefect_federated.statistics.drift import compare
 from prefect_federated.statistics.report import report_html
 from prefect_federated.statistics.schema import Statistics
 from tests.statistics.chromium import FAULTS, HEADINGS, OVERFLOW_PX, PALE, Watched, chromium
-from tests.statistics.made import heart, many_features, statistics_of, troubled_heart
+from tests.statistics.made import EVIL, evil, heart, many_features, troubled_heart
 
 AS_OPENED = """() => {
   document.querySelector("form").reset();
@@ -30,7 +29,6 @@ AS_OPENED = """() => {
   scrollTo(0, 0);
 }"""
 OPEN_ALL = "document.querySelectorAll('details').forEach((each) => { each.open = true; })"
-EVIL = '<script>window.harm = 1</script><img src=x onerror="window.harm = 1">'
 
 
 @pytest.fixture(scope="module")
@@ -320,20 +318,3 @@ def test_a_result_of_nothing_has_a_report(browser: Browser, tmp_path: Path) -> N
     assert watched.page.locator("h1").inner_text() == "Statistics of heart"
     assert watched.said == []
     watched.page.context.close()
-
-
-def evil() -> Statistics:
-    """Returns a result in which every name and reason is an attack."""
-    column, site = f"column {EVIL}", f"site {EVIL}"
-    numbers = pd.DataFrame({column: [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 90], "other": range(12)})
-    words = pd.DataFrame({f"words {EVIL}": [f"category {EVIL}", "$x$", "%{x}"] * 4})
-    frame = pd.concat([numbers, words], axis=1)
-    result = statistics_of(
-        {f"split {EVIL}": {site: frame, "plain": frame * 1}},
-        dataset=f"dataset {EVIL}",
-        name=f"name {EVIL}",
-        group_by=f"words {EVIL}",
-    )
-    return result.model_copy(
-        update={"withheld": [f"{site}: reason {EVIL}"], "notes": [f"note {EVIL}"]}
-    )

@@ -9,8 +9,7 @@ from matplotlib.image import imread
 
 from prefect_federated.statistics.drift import compare
 from prefect_federated.statistics.summary import LINES, summary_markdown
-from tests.statistics.made import heart, many_features, troubled_heart
-from tests.statistics.test_report import EVIL, evil
+from tests.statistics.made import EVIL, evil, heart, many_features, troubled_heart
 
 
 def pictures(markdown: str) -> list[bytes]:

@@ -9,8 +9,7 @@ from prefect_federated.errors import StatisticsNotFound
 from prefect_federated.statistics.drift import compare
 from prefect_federated.statistics.schema import Histogram, Summary
 from prefect_federated.statistics.terminal import bars, one_column, overview
-from tests.statistics.made import heart, many_features, troubled_heart
-from tests.statistics.test_report import EVIL, evil
+from tests.statistics.made import EVIL, evil, heart, many_features, troubled_heart
 
 
 def shown(what: RenderableType, width: int = 100, encoding: str = "utf-8") -> str:
