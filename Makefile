@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.long_run --rounds 500 --params 5000000 --json results/long-run.json
 	$(BIN)/python -m benchmarks.digits --sites 4 --rounds 20 --json results/digits.json
 	$(BIN)/python -m benchmarks.heterogeneity --json results/heterogeneity.json --plot results
+	$(BIN)/python -m benchmarks.reading --json results/reading.json
 	$(BIN)/python -m benchmarks.chaos --minutes 10 --seed 1 --json results/chaos.json
 
 clean:
