@@ -5,11 +5,22 @@ rule stops, and what it does not, is in docs/privacy-of-statistics.md.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Bounds = tuple[float, float]
+
+_SMALLER = ("epsilon", "delta", "budget_epsilon", "budget_delta")
+_LARGER = (
+    "minimum_rows",
+    "small_cell",
+    "small_missing",
+    "rows_per_bin",
+    "rows_per_category",
+    "minmax_noise",
+    "changed_rows",
+)
 
 
 class _Section(BaseModel):
@@ -51,16 +62,18 @@ class Noise(_Section):
     )
 
     def stricter(self, other: "Noise") -> "Noise":
-        """Returns the smaller budgets over the longer period; Laplace noise if either says so."""
-        periods = (self.period_days, other.period_days)
-        return Noise(
-            mechanism="laplace" if "laplace" in (self.mechanism, other.mechanism) else "gaussian",
-            epsilon=min(self.epsilon, other.epsilon),
-            delta=min(self.delta, other.delta),
-            budget_epsilon=min(self.budget_epsilon, other.budget_epsilon),
-            budget_delta=min(self.budget_delta, other.budget_delta),
-            period_days=None if None in periods else max(days for days in periods if days),
-        )
+        """Returns the smaller budgets over the longer period; Laplace noise if either says so.
+
+        Where only one of the two says something, that counts.
+        """
+        said = _said(self, other)
+        chosen = {name: min(values) for name, values in said.items() if name in _SMALLER}
+        if "mechanism" in said:
+            chosen["mechanism"] = max(said["mechanism"])  # "laplace" comes after "gaussian"
+        if "period_days" in said:
+            periods = said["period_days"]
+            chosen["period_days"] = None if None in periods else max(periods)
+        return Noise.model_validate(chosen)
 
 
 class PrivacyPolicy(_Section):
@@ -145,28 +158,22 @@ class PrivacyPolicy(_Section):
         return self
 
     def stricter(self, other: "PrivacyPolicy") -> "PrivacyPolicy":
-        """Returns a policy that lets out only what both let out.
+        """Returns the stricter of each rule; where only one of the two says something, that counts.
 
         Raises:
             ValueError: the two have bounds of one column that do not overlap.
         """
-        lists = [
-            names for names in (self.allowed_columns, other.allowed_columns) if names is not None
-        ]
+        said = _said(self, other)
+        chosen = {name: max(values) for name, values in said.items() if name in _LARGER}
+        lists = [names for names in said.get("allowed_columns", []) if names is not None]
+        if lists:
+            chosen["allowed_columns"] = frozenset.intersection(*lists)
+        chosen["forbidden_columns"] = self.forbidden_columns | other.forbidden_columns
+        chosen["bounds"] = _common(self.bounds, other.bounds)
         noises = [noise for noise in (self.noise, other.noise) if noise is not None]
-        return PrivacyPolicy(
-            minimum_rows=max(self.minimum_rows, other.minimum_rows),
-            small_cell=max(self.small_cell, other.small_cell),
-            small_missing=max(self.small_missing, other.small_missing),
-            rows_per_bin=max(self.rows_per_bin, other.rows_per_bin),
-            rows_per_category=max(self.rows_per_category, other.rows_per_category),
-            minmax_noise=max(self.minmax_noise, other.minmax_noise),
-            changed_rows=max(self.changed_rows, other.changed_rows),
-            allowed_columns=frozenset.intersection(*lists) if lists else None,
-            forbidden_columns=self.forbidden_columns | other.forbidden_columns,
-            bounds=_common(self.bounds, other.bounds),
-            noise=noises[0].stricter(noises[-1]) if noises else None,
-        )
+        if noises:
+            chosen["noise"] = noises[0].stricter(noises[-1])
+        return PrivacyPolicy.model_validate(chosen)
 
     def allowed(self, columns: Iterable[str]) -> tuple[str, ...]:
         """Returns the columns that may be used, in the order given."""
@@ -187,6 +194,16 @@ class PrivacyPolicy(_Section):
         if rows < max(self.minimum_rows, 1):
             return 0
         return max(1, min(asked, int(rows // self.rows_per_bin)))
+
+
+def _said(one: _Section, other: _Section) -> dict[str, list[Any]]:
+    """Returns what the two say themselves, not by default, of each rule."""
+    names = one.model_fields_set | other.model_fields_set
+    both = (one, other)
+    return {
+        name: [getattr(each, name) for each in both if name in each.model_fields_set]
+        for name in names
+    }
 
 
 def _common(these: dict[str, Bounds], those: dict[str, Bounds]) -> dict[str, Bounds]:

@@ -49,6 +49,17 @@ def test_the_stricter_of_two_wins_field_by_field(one: PrivacyPolicy, other: Priv
         assert both.noise.period_days == (None if None in periods else max(p for p in periods if p))
 
 
+def test_what_only_one_section_says_counts_as_it_is() -> None:
+    top = PrivacyPolicy.model_validate({"minimum_rows": 1, "noise": {"epsilon": 0.5}})
+    own = PrivacyPolicy.model_validate({"small_cell": 2, "noise": {"mechanism": "gaussian"}})
+    both = top.stricter(own)
+    assert (both.minimum_rows, both.small_cell, both.small_missing) == (1, 2, 5)
+    assert both.noise is not None
+    assert (both.noise.mechanism, both.noise.epsilon) == ("gaussian", 0.5)
+    assert both.stricter(PrivacyPolicy()) == both
+    assert both.stricter(PrivacyPolicy(minimum_rows=20)).minimum_rows == 20
+
+
 def test_bounds_of_one_column_narrow_and_must_overlap() -> None:
     one, other = PrivacyPolicy(bounds={"age": (0, 120)}), PrivacyPolicy(bounds={"age": (18, 150)})
     assert one.stricter(other).bounds == {"age": (18, 120)}
