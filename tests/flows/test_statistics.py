@@ -4,16 +4,20 @@ import runpy
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from prefect import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from pydantic_core import PydanticUndefined
 
 from prefect_federated import simulate
 from prefect_federated.errors import ConfigurationError, NotEnoughSites
-from prefect_federated.flows.statistics import statistics
+from prefect_federated.flows.statistics import StatisticsJob, statistics
 from prefect_federated.messages import JsonValue
 from prefect_federated.statistics.schema import Statistics
 from prefect_federated.tasks.statistics_result import DRIFT_EVENT, StatisticsRef, message_of
@@ -209,3 +213,36 @@ def test_a_deployments_form_has_a_field_for_each_parameter_and_needs_the_dataset
     assert schema.required == ["dataset"]
     for name in ("bins", "ranges", "quantiles", "group_by", "psi_threshold", "min_sites"):
         assert schema.properties[name]["description"]
+
+
+def test_the_pages_automation_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    block = page[page.index("```yaml") + 7 :].split("```")[0]
+    content = yaml.safe_load(block.replace("DEPLOYMENT-ID", str(uuid4())))
+    (automation,) = [AutomationCore.model_validate(each) for each in content["automations"]]
+    assert isinstance(automation.trigger, EventTrigger)
+    assert automation.trigger.expect == {DRIFT_EVENT}
+
+
+def test_the_page_lists_each_parameter_of_the_job_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    rows = {
+        line.split("|")[1].strip(" `"): line.split("|")[2].strip()
+        for line in page[page.index("## Parameters") : page.index("## How exact")].splitlines()
+        if line.startswith("| `")
+    }
+    own = {
+        name: field
+        for name, field in StatisticsJob.model_fields.items()
+        if name in StatisticsJob.__annotations__
+    }
+    assert set(rows) == set(own)
+    words = {"all": None, "none": None, "": PydanticUndefined, "true": True}
+    for name, shown in rows.items():
+        default = own[name].default
+        if name in ("name", "executor", "ranges"):
+            continue  # said in words
+        if name == "quantiles":
+            assert [float(q) for q in shown.split(",")] == default
+        else:
+            assert (words[shown] if shown in words else float(shown)) == default
