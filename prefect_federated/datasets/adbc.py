@@ -42,6 +42,12 @@ _PLAIN = re.compile(
     r"|out of memory|No space left|could not (send|receive)|division by zero"
     r"|in a read-only transaction"
 )
+# what ADBC says around the database's own words
+_BEFORE = re.compile(
+    r"^([A-Z_]+: )?(\[\w+\] )?(Failed to (prepare|step) query: |Execution error \[\w+\]: )?"
+    r"(ERROR:\s+)?"
+)
+_AFTER = re.compile(r"\n(?:query:|LINE \d+:|\nQuery was|\tIs the server)")
 _MISMATCH = re.compile(r"Type mismatch in column (\d+): expected (\w+)")
 
 
@@ -147,8 +153,9 @@ def _said(error: Exception, url: URL) -> str:
     is_plain = state.startswith(_TELLING) if state else _PLAIN.search(str(error))
     if url.get_backend_name() == "postgresql" and not is_plain:
         _log.warning("%s: %s", name_of(url), error)  # stays at the site
-        return f"SQLSTATE {state or 'unknown'}; the site's log has what the database said"
-    said = re.split(r"\n(?:query|LINE \d+):?|\nQuery was", str(error))[0]
+        code = f"SQLSTATE {state}; " if state else ""
+        return f"{code}the site's log has what the database said"
+    said = _BEFORE.sub("", _AFTER.split(str(error))[0])
     return without_password(said, url).removesuffix(".")
 
 

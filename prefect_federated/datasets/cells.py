@@ -62,9 +62,15 @@ def cells(name: str, array: pyarrow.Array, kind: Kind, row: int) -> Cells:
         MixedTypes: a value is not of that kind.
     """
     if kind == "categorical":
-        return _categories(array)
+        try:
+            return _categories(array)
+        except pyarrow.ArrowException:  # lists, or bytes that are no text
+            raise MixedTypes(unusable(name, str(array.type)).reason, name) from None
     if pyarrow.types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    own = kind_of(name, array.type)
+    if isinstance(own, Unusable):
+        raise MixedTypes(own.reason, name)
     if is_text(array.type):
         array = without_missing(array)
     if array.null_count == len(array):

@@ -1,7 +1,7 @@
 """A database as a source: what its columns hold, the rows in batches, and what it sums up."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from prefect_federated.datasets.statements import (
     total,
 )
 from prefect_federated.datasets.texts import Texts
+from prefect_federated.errors import DatasetFileError
 
 LOOKED_AT = 10_000
 """Rows that decide what the columns of a database without types hold."""
@@ -90,7 +91,11 @@ class DatabaseSource:
         """
         url = self.url.resolve()
         title = name_of(url)
-        with _opening(url)(url, title) as session:
+        with ExitStack() as stack:
+            try:
+                session = stack.enter_context(_opening(url)(url, title))
+            except DatasetFileError as error:
+                raise DatasetFileError(f"{self.url.where}: {error}") from None
             found = session.schema(Query(self.query).no_rows())
             # SQLite tells the second of two columns of one name apart, as "age:1"
             names = [

@@ -9,7 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from prefect_federated.errors import DatasetUnreadable
+from prefect_federated.errors import DatasetUnreadable, MixedTypes
 from tests.datasets.conftest import Load, whole
 
 NOON = datetime.datetime(2024, 1, 1, 12)
@@ -69,6 +69,28 @@ def test_numbers_and_truth_values_may_be_names(typed: Load) -> None:
         found = whole(table)
     assert found["n"].fillna("?").tolist() == ["1", "2", "?"]
     assert found["ok"].fillna("?").tolist() == ["true", "?", "false"]
+
+
+def test_times_of_day_may_be_names_but_no_numbers_and_lists_neither(
+    load: Load, tmp_path: Path
+) -> None:
+    columns = {"at": pyarrow.array([NOON.time(), None]), "list": pyarrow.array([[1], None])}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    for kinds, told in (
+        ("{at: categorical}", None),
+        ("{at: numeric}", "column 'at' holds values of type time64"),
+        ("{at: boolean}", "column 'at' holds values of type time64"),
+        ("{at: datetime}", "column 'at' holds values of type time64"),
+        ("{list: categorical}", "column 'list' holds values of type list"),
+        ("{list: numeric}", "column 'list' holds values of type list"),
+    ):
+        entry = f"a: {{parquet: a.parquet, kinds: {kinds}}}"
+        with load(entry).named("a").table("all") as table:
+            if told is None:
+                assert whole(table)["at"].fillna("?").tolist() == ["12:00:00.000000", "?"]
+                continue
+            with pytest.raises(MixedTypes, match=told):
+                list(table.chunks(list(table.columns)))
 
 
 def test_a_table_without_rows_is_no_error(load: Load, tmp_path: Path) -> None:

@@ -291,9 +291,10 @@ def test_a_password_comes_from_a_variable_or_a_file(
     ],
 )
 def test_a_url_that_is_wrong_is_told_without_its_password(
-    address: str, more: str, told: str, load: Load
+    address: str, more: str, told: str, load: Load, tmp_path: Path
 ) -> None:
     dataset = load(entry(address, more=more)).named("visits")
     with pytest.raises(DatasetFileError, match=told) as failed, dataset.table("all"):
         pass
+    assert str(failed.value).startswith(f"{tmp_path / 'datasets.yaml'}:2: ")
     assert "hunter2" not in str(failed.value)
