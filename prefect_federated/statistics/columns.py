@@ -19,6 +19,10 @@ REST = "\0"
 FEW = 5
 """So many categories or groups may always have names; those of few rows have none in any case."""
 
+MOST_CELLS = 5_000
+"""So many intervals of one column, of one state of the data, are told; nothing beyond."""
+TOO_MANY_CELLS = "too many different bins of it were released; ask with edges of an earlier job"
+
 _PRESENCE = ("count", "missing", "infinite")
 _MOMENTS = ("sum", "mean", "mean_rest", "variance", "std")
 
@@ -54,6 +58,13 @@ class Rules:
         spread = 0.0 if self.low is None or self.high is None else self.high - self.low
         share = self.policy.minmax_noise
         return moved_outwards(exact.min, exact.max, spread, share, self.key, self.column)
+
+    def keep(self, bins: Bins, released: Sequence[bool]) -> None:
+        """Adds the bins that are released and hold values to the cells."""
+        known = set(self.cells)
+        for cell, is_out in zip(bins.cells(), released, strict=True):
+            if is_out and cell not in known and cell[0][1:] != cell[1][1:]:
+                self.cells.append(cell)
 
     def limits(self, beside: Sequence[float]) -> Limits:
         """Returns what no known number of values may be below."""
@@ -151,15 +162,11 @@ def _released_histogram(
     if why is not None or counts is None:
         return None, [Withheld(what="histogram", reason=why or "")]
     cells = Bins(histogram.edges, [counts])
+    if len(rules.cells) > MOST_CELLS:
+        return None, [Withheld(what="histogram", reason=TOO_MANY_CELLS)]
     released = releasable(rules.cells, cells, rules.limits([beside]))
-    rules.cells += released_cells(cells, released)
+    rules.keep(cells, released)
     return told_histogram(histogram, counts, released, rules.policy)
-
-
-def released_cells(bins: Bins, released: Sequence[bool]) -> list[Cell]:
-    """Returns the bins that are released and hold values, for the next time."""
-    cells = zip(bins.cells(), released, strict=True)
-    return [cell for cell, is_out in cells if is_out and cell[0][1:] != cell[1][1:]]
 
 
 def whole_counts(histogram: Histogram, exact: Summary) -> list[float] | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefect_federated.datasets.policy import PrivacyPolicy
-from prefect_federated.statistics.schema import CoMoments, Summary
+from prefect_federated.statistics.schema import CoMoments, Summary, Withheld
 
 _ROUNDING = 1e-9
 
@@ -111,6 +111,39 @@ def of_columns(pairs: CoMoments, columns: Container[str]) -> CoMoments:
         m=some(pairs.m),
         mean_rest=None if pairs.mean_rest is None else some(pairs.mean_rest),
         withheld=pairs.withheld,
+    )
+
+
+def released_pairs(
+    exact: CoMoments, summaries: Mapping[str, Summary], usable: set[str], policy: PrivacyPolicy
+) -> CoMoments:
+    """Returns the products of columns without the pairs that are withheld.
+
+    Args as those of `releasable_pairs`.
+    """
+    released = releasable_pairs(exact, summaries, usable, policy)
+
+    def some(table: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+        return [
+            [value if released[i, j] else None for j, value in enumerate(row)]
+            for i, row in enumerate(table)
+        ]
+
+    lines = []
+    if not released.all():
+        why = (
+            f"a column or their difference in rows is below {policy.minimum_rows}, or a column's "
+            "own variance is withheld"
+        )
+        lines = [Withheld(what="some correlations", reason=why)]
+    return CoMoments(
+        columns=exact.columns,
+        n=some(exact.n),
+        mean=some(exact.mean),
+        m2=some(exact.m2),
+        m=some(exact.m),
+        mean_rest=None if exact.mean_rest is None else some(exact.mean_rest),
+        withheld=[*exact.withheld, *lines],
     )
 
 

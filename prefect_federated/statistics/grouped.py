@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.statistics.columns import (
     FEW,
+    MOST_CELLS,
     REST,
+    TOO_MANY_CELLS,
     Rules,
     absent,
     hidden_presence,
     is_told_in_full,
     nothing,
-    released_cells,
     released_names,
     released_summary,
     told_categories,
@@ -147,6 +148,10 @@ def _add_histograms(
         for name in groups:
             _extend(summaries, name, None, [Withheld(what="histogram", reason=why)])
         return
+    if len(rules.cells) > MOST_CELLS:
+        for name in groups:
+            _extend(summaries, name, None, [Withheld(what="histogram", reason=TOO_MANY_CELLS)])
+        return
     total, *parts = counted
     rest = [n - sum(part[i] for part in parts) for i, n in enumerate(total)]
     beside = [0.0] * scopes
@@ -155,7 +160,7 @@ def _add_histograms(
         beside = [*([0.0] * len(parts)), absent(whole) - taken]
     bins = Bins(coarsest, [*parts, rest])
     released = releasable(rules.cells, bins, rules.limits(beside))
-    rules.cells += released_cells(bins, released)
+    rules.keep(bins, released)
     for name, part in zip(groups, parts, strict=True):
         shown = Histogram(edges=coarsest, counts=list(part))
         _extend(summaries, name, *told_histogram(shown, part, released, policy))

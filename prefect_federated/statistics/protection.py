@@ -5,17 +5,16 @@ does, is in docs/privacy-of-statistics.md.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.errors import LedgerDamaged
 from prefect_federated.statistics.columns import nothing
 from prefect_federated.statistics.disclosure import of_columns
-from prefect_federated.statistics.history import Since, begin
-from prefect_federated.statistics.ledger import Account, Ledger, Release, Spent, Subject
-from prefect_federated.statistics.noise import Mechanism
+from prefect_federated.statistics.ledger import Ledger
+from prefect_federated.statistics.pieces import Piece, Pieces
+from prefect_federated.statistics.releases import Outcome, Releases, words_of
 from prefect_federated.statistics.request import Request
 from prefect_federated.statistics.schema import (
     ColumnAtSite,
@@ -24,7 +23,7 @@ from prefect_federated.statistics.schema import (
     Summary,
     Withheld,
 )
-from prefect_federated.statistics.splits import Now, Piece, Pieces, pieces_of
+from prefect_federated.statistics.splits import pieces_of
 
 __all__ = ["Ledger", "Request", "protect"]
 
@@ -60,7 +59,8 @@ def protect(
     try:
         key = ledger.key()
         with ledger.account(request.dataset) as account:
-            return _Protection(answer, policy, request, account, key, source, now()).released()
+            releases = Releases(account, policy, source, request.job, now())
+            return _Protection(answer, policy, request, releases, key).released()
     except LedgerDamaged as error:
         return _nothing(answer, str(error))
     except OSError as error:
@@ -109,14 +109,6 @@ def _no_split(split: SplitFromSite, line: Withheld) -> SplitFromSite:
     return SplitFromSite(rows=None, columns=columns, withheld=[*split.withheld, line])
 
 
-@dataclass
-class _Outcome:
-    """What became of a piece: a release, or why there is none."""
-
-    release: Release | None = None
-    reason: str = ""
-
-
 class _Protection:
     """One answer on its way out."""
 
@@ -125,19 +117,14 @@ class _Protection:
         answer: FromSite,
         policy: PrivacyPolicy,
         request: Request,
-        account: Account,
+        releases: Releases,
         key: bytes,
-        source: random.Random,
-        now: datetime,
     ) -> None:
         self._answer = answer
         self._policy = policy
         self._request = request
-        self._account = account
+        self._releases = releases
         self._key = key
-        self._source = source
-        self._now = now
-        self._stale: dict[str, datetime] = {}
 
     def released(self) -> FromSite:
         """Returns what may leave."""
@@ -153,7 +140,7 @@ class _Protection:
             for name, split in self._answer.splits.items()
             if name not in small
         }
-        outcomes = self._outcomes(pieces)
+        outcomes = self._releases.outcomes(pieces)
         splits = {
             name: _no_split(split, small[name])
             if name in small
@@ -162,7 +149,7 @@ class _Protection:
         }
         return FromSite(
             splits=splits,
-            released=min(self._stale.values(), default=None),
+            released=min(self._releases.stale.values(), default=None),
             withheld=self._answer.withheld,
         )
 
@@ -173,69 +160,8 @@ class _Protection:
             return Withheld(what="everything", reason=f"{shown} rows < minimum {least}")
         return None
 
-    def _outcomes(self, pieces: Mapping[str, Pieces]) -> dict[str, _Outcome]:
-        """Answers each piece: again what was released, or anew, or not at all."""
-        outcomes: dict[str, _Outcome] = {}
-        anew: dict[str, tuple[Piece, Since]] = {}
-        for split, of_split in pieces.items():
-            for piece in of_split:
-                what = piece.since(self._account, self._policy.changed_rows)
-                subject = self._account.subjects.get(piece.key, Subject())
-                kept = subject.releases.get(piece.question)
-                if what is Since.ENOUGH or (what is Since.NOTHING and kept is None):
-                    anew[piece.key] = piece, what
-                elif kept is not None:
-                    outcomes[piece.key] = _Outcome(kept)
-                    if what is Since.TOO_LITTLE:
-                        self._stale[split] = min(kept.at, self._stale.get(split, kept.at))
-                else:
-                    outcomes[piece.key] = _Outcome(None, self._not_asked_then(subject))
-        names = sum(piece.name_tables for piece, _ in anew.values())
-        mechanism, refusal = self._mechanism([piece for piece, _ in anew.values()], names)
-        if refusal is not None:
-            return outcomes | {key: _Outcome(None, refusal) for key in anew}
-        for of_split in pieces.values():
-            for piece in of_split:
-                if piece.key not in anew:
-                    continue
-                subject = begin(
-                    self._account, piece.key, piece.state, anew[piece.key][1], self._now
-                )
-                groups = _named_groups(of_split, outcomes)
-                now = Now(self._account, subject, Release(at=self._now), mechanism, names, groups)
-                subject.releases[piece.question] = release = piece.compute(now)
-                outcomes[piece.key] = _Outcome(release)
-        return outcomes
-
-    def _mechanism(self, anew: Sequence[Piece], names: int) -> tuple[Mechanism | None, str | None]:
-        """Spends the budget for new numbers; returns what gives them noise, or a refusal."""
-        noise = self._policy.noise
-        if noise is None or not anew:
-            return None, None
-        delta = noise.delta if noise.mechanism == "gaussian" or names else 0.0
-        refusal = self._account.refusal(noise, delta, self._now)
-        if refusal is not None:
-            return None, refusal
-        self._account.spent.append(
-            Spent(at=self._now, job=self._request.job, epsilon=noise.epsilon, delta=delta)
-        )
-        numbers = sum(piece.numbers for piece in anew)
-        kind = noise.mechanism
-        return Mechanism(kind, noise.epsilon, noise.delta, numbers, self._source), None
-
-    def _not_asked_then(self, subject: Subject) -> str:
-        then = (
-            "an earlier release"
-            if subject.since is None
-            else f"the release of {_time(subject.since)}"
-        )
-        return (
-            f"fewer than {self._policy.changed_rows} rows have changed since {then}, and this was "
-            "not asked then"
-        )
-
     def _split(
-        self, name: str, split: SplitFromSite, pieces: Pieces, outcomes: Mapping[str, _Outcome]
+        self, name: str, split: SplitFromSite, pieces: Pieces, outcomes: Mapping[str, Outcome]
     ) -> SplitFromSite:
         """Returns what of a split may leave."""
         rows = outcomes[pieces.rows.key]
@@ -246,10 +172,10 @@ class _Protection:
         withheld = list(split.withheld)
         if rows.release is None:
             withheld.append(Withheld(what="rows", reason=rows.reason))
-        if name in self._stale:
+        if name in self._releases.stale:
             why = (
                 f"fewer than {self._policy.changed_rows} rows have changed since the release of "
-                f"{_time(self._stale[name])}, which is given again"
+                f"{words_of(self._releases.stale[name])}, which is given again"
             )
             withheld.append(Withheld(what="newer numbers", reason=why))
         if split.co_moments is not None and pieces.pairs is None:
@@ -274,7 +200,7 @@ class _Protection:
         )
 
     def _summary(
-        self, given: ColumnAtSite, piece: Piece | None, outcomes: Mapping[str, _Outcome]
+        self, given: ColumnAtSite, piece: Piece | None, outcomes: Mapping[str, Outcome]
     ) -> Summary:
         if piece is None:
             if given.summary.withheld:
@@ -290,7 +216,7 @@ class _Protection:
         self,
         split: SplitFromSite,
         pieces: Pieces,
-        outcomes: Mapping[str, _Outcome],
+        outcomes: Mapping[str, Outcome],
         withheld: list[Withheld],
     ) -> dict[str, SplitFromSite]:
         """Returns what of the groups may leave, and adds lines on what may not."""
@@ -320,14 +246,3 @@ class _Protection:
                 columns[column] = ColumnAtSite(kind=kind, summary=summary)
             groups[group] = SplitFromSite(rows=rows, columns=columns)
         return groups
-
-
-def _named_groups(pieces: Pieces, outcomes: Mapping[str, _Outcome]) -> tuple[str, ...]:
-    if pieces.group_rows is None:
-        return ()
-    release = outcomes[pieces.group_rows.key].release if pieces.group_rows.key in outcomes else None
-    return () if release is None else tuple(sorted(release.group_rows))
-
-
-def _time(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,11 +1,10 @@
 """The pieces that an answer about a split is made of, each released or withheld on its own.
 
 They are the split's rows, its groups' rows, each column, each column by group, and the products of
-columns. A piece has a state, by which a change of the data is seen, and computes its release.
+columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from prefect_federated.datasets.policy import PrivacyPolicy
 from prefect_federated.statistics.changes import mark_of
@@ -14,109 +13,18 @@ from prefect_federated.statistics.columns import (
     is_told_in_full,
     released_summary,
 )
-from prefect_federated.statistics.disclosure import releasable_pairs
+from prefect_federated.statistics.disclosure import released_pairs
 from prefect_federated.statistics.grouped import released_by_group, released_group_rows
-from prefect_federated.statistics.history import Since, question, rules_of, since, subject_key
-from prefect_federated.statistics.ledger import Account, Mark, Release, Subject
-from prefect_federated.statistics.noise import Mechanism
+from prefect_federated.statistics.history import question, rules_of, subject_key
+from prefect_federated.statistics.ledger import Mark, Release
 from prefect_federated.statistics.noised import (
     bounds_of,
     noised_group_rows,
     noised_summary,
     numbers_of,
 )
-from prefect_federated.statistics.schema import (
-    ColumnAtSite,
-    CoMoments,
-    SplitFromSite,
-    Summary,
-    Withheld,
-)
-
-
-@dataclass(frozen=True)
-class Now:
-    """What a piece computes its release with.
-
-    Args:
-        account: The dataset's.
-        subject: What is asked about, in the state of now.
-        release: An empty one, with its time.
-        mechanism: Gives noise; None if there is none.
-        name_tables: How many tables of names are released together.
-        groups: The groups that are released, for what is computed by group.
-    """
-
-    account: Account
-    subject: Subject
-    release: Release
-    mechanism: Mechanism | None = None
-    name_tables: int = 0
-    groups: Sequence[str] = ()
-
-    def extremes(self, key: str) -> tuple[float | None, float | None]:
-        """Returns the exact minimum and maximum of a column, also of an earlier site task."""
-        values = self.account.subjects[key].states[-1][""].values
-        return values.get("min"), values.get("max")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One thing that is released or withheld.
-
-    Args:
-        key: Of its subject in the ledger.
-        question: Its name among the subject's releases.
-        state: Exact numbers, by which a change is seen; none if it changes with others only.
-        after: Pieces without whose change it does not change, and that it must be as new as.
-        numbers: How many numbers get noise, where there is noise.
-        name_tables: How many of them are tables of names.
-        compute: Computes the release.
-    """
-
-    key: str
-    question: str
-    state: Mapping[str, Mark]
-    compute: Callable[[Now], Release]
-    after: Sequence["Piece"] = ()
-    numbers: int = 1
-    name_tables: int = 0
-
-    def since(self, account: Account, enough: int) -> Since:
-        """Returns what has happened to the data since the releases before."""
-        subject = account.subjects.get(self.key, Subject())
-        others = [piece.since(account, enough) for piece in self.after]
-        if Since.TOO_LITTLE in others:
-            return Since.TOO_LITTLE
-        if self.state:
-            return since(subject, self.state, enough)
-        kept = subject.releases.get(self.question)
-        if kept is None or Since.ENOUGH in others:
-            return Since.ENOUGH
-        began = [account.subjects[piece.key].since for piece in self.after]
-        is_older = any(at is not None and kept.at < at for at in began)
-        return Since.ENOUGH if is_older else Since.NOTHING
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """The pieces of one split."""
-
-    rows: Piece
-    group_rows: Piece | None
-    columns: Mapping[str, Piece]
-    by_group: Mapping[str, Piece]
-    pairs: Piece | None
-
-    def __iter__(self) -> Iterator[Piece]:
-        """Yields them in an order in which what others need comes first."""
-        yield self.rows
-        if self.group_rows is not None:
-            yield self.group_rows
-        yield from self.columns.values()
-        yield from self.by_group.values()
-        if self.pairs is not None:
-            yield self.pairs
+from prefect_federated.statistics.pieces import Now, Piece, Pieces
+from prefect_federated.statistics.schema import ColumnAtSite, CoMoments, SplitFromSite, Summary
 
 
 def pieces_of(
@@ -293,7 +201,9 @@ def _pairs(
     } & columns.keys()
 
     def compute(now: Now) -> Release:
-        return now.release.model_copy(update={"co_moments": _told(exact, summaries, told, policy)})
+        return now.release.model_copy(
+            update={"co_moments": released_pairs(exact, summaries, told, policy)}
+        )
 
     return Piece(
         subject_key(name, "pairs"),
@@ -301,35 +211,6 @@ def _pairs(
         {},
         compute,
         after=[columns[column] for column in exact.columns if column in columns],
-    )
-
-
-def _told(
-    exact: CoMoments, summaries: Mapping[str, Summary], told: set[str], policy: PrivacyPolicy
-) -> CoMoments:
-    released = releasable_pairs(exact, summaries, told, policy)
-
-    def some(table: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
-        return [
-            [value if released[i, j] else None for j, value in enumerate(row)]
-            for i, row in enumerate(table)
-        ]
-
-    lines = []
-    if not released.all():
-        why = (
-            f"a column or their difference in rows is below {policy.minimum_rows}, or a column's "
-            "own variance is withheld"
-        )
-        lines = [Withheld(what="some correlations", reason=why)]
-    return CoMoments(
-        columns=exact.columns,
-        n=some(exact.n),
-        mean=some(exact.mean),
-        m2=some(exact.m2),
-        m=some(exact.m),
-        mean_rest=None if exact.mean_rest is None else some(exact.mean_rest),
-        withheld=[*exact.withheld, *lines],
     )
 
 

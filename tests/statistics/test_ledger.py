@@ -233,3 +233,13 @@ def test_delta_has_a_budget_too(tmp_path: Path) -> None:
     assert (
         refused.withheld[0].reason == "budget: 1e-05 of 1e-05 delta spent, this job asks for 1e-05"
     )
+
+
+def test_many_questions_do_not_make_the_ledger_grow_without_end(tmp_path: Path) -> None:
+    site = SmallSite(tmp_path, patients(3000)[["age"]])
+    sizes = []
+    for place in range(160):
+        site.column("age", [0, 40 + place / 8, 110])
+        sizes.append(sum(file.stat().st_size for file in (tmp_path / FOLDER).iterdir()))
+    assert sizes[159] - sizes[110] < sizes[59] - sizes[10]
+    assert sizes[159] < 200_000
