@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_federated.errors import SnapshotCorrupt, SnapshotFailed
+from prefect_federated.statistics.absence import rows_of
 from prefect_federated.statistics.schema import OVERALL, Comparison, Drift, Split, Statistics
 from prefect_federated.statistics.withholding import one_line
 from prefect_federated.tasks.artifacts import key_of
@@ -158,7 +159,7 @@ def _noted(split: Split) -> Split:
     from prefect_federated.statistics.stand_outs import stand_outs
 
     features = {
-        name: feature.model_copy(update={"stands_out": stand_outs(name, feature)})
+        name: feature.model_copy(update={"stands_out": stand_outs(name, feature, rows_of(split))})
         for name, feature in split.features.items()
     }
     groups = {name: _noted(group) for name, group in split.groups.items()}

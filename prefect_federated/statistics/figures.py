@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from prefect_federated.adapters.colours import BRIGHT, COLOURS
 from prefect_federated.datasets.kinds import Kind
-from prefect_federated.statistics.schema import OVERALL, Correlation, Feature, Split, Summary
-from prefect_federated.statistics.wording import keeps_back, short, total
+from prefect_federated.statistics.absence import absence, absence_at, absence_words, rows_of
+from prefect_federated.statistics.schema import OVERALL, Correlation, Split, Summary
+from prefect_federated.statistics.wording import short
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 CATEGORIES_SHOWN = 16
@@ -52,7 +53,7 @@ def distribution(
     shown.update(series)
     bars = {name: counts for name, each in shown.items() if (counts := _categories(kind, each))}
     if bars:
-        return _bars(bars, look)
+        return _bars(bars, shown, look)
     lines = {name: each for name, each in shown.items() if each.histogram is not None}
     if not lines:
         return None
@@ -70,11 +71,14 @@ def _line(name: str, each: Summary, look: Mapping[str, tuple[str, str]]) -> Figu
         **_style(name, look),
         "edges": [_rounded(edge) for edge in each.histogram.edges],
         "counts": [None if c is None else _rounded(c) for c in each.histogram.counts],
+        "total": max(sum(c or 0.0 for c in each.histogram.counts), each.count or 0.0),
     }
 
 
 def _bars(
-    bars: Mapping[str, Mapping[str, float | None]], look: Mapping[str, tuple[str, str]]
+    bars: Mapping[str, Mapping[str, float | None]],
+    shown: Series,
+    look: Mapping[str, tuple[str, str]],
 ) -> Figure:
     """Returns bars: the fullest categories by name, the rest together."""
     totals: dict[str, float] = {}
@@ -90,7 +94,8 @@ def _bars(
         sizes: list[object] = [_rounded_or_none(counts.get(each, 0.0)) for each in named]
         if not is_few:
             sizes.append(sum(size or 0.0 for each, size in counts.items() if each not in named))
-        series.append({**_style(name, look), "counts": sizes})
+        whole = max(sum(size or 0.0 for size in counts.values()), shown[name].count or 0.0)
+        series.append({**_style(name, look), "counts": sizes, "total": whole})
     names = [short(each, 40) for each in named] + ([] if is_few else [rest])
     return {
         "type": "bars",
@@ -121,9 +126,14 @@ def missing(split: Split, sites: Sequence[str]) -> Figure:
     texts: list[object] = []
     for name in names:
         feature = split.features[name]
-        cells = [_missing_at(feature, split, site) for site in sites]
-        values.append([share for share, _ in cells])
-        texts.append([text for _, text in cells])
+        found = [absence_at(feature, split, site) for site in sites]
+        values.append([None if each is None else round(each.share, 4) for each in found])
+        texts.append(
+            [
+                "" if each is not None and each.is_exact else absence_words(feature, split, site)
+                for each, site in zip(found, sites, strict=True)
+            ]
+        )
     return {
         "type": "missing",
         "height": 130 + _LINE_PX * len(names),
@@ -139,28 +149,14 @@ def most_missing(split: Split) -> list[str]:
     names = list(split.features)
     if len(names) <= ROWS_SHOWN:
         return names
+    rows = rows_of(split)
 
     def share(name: str) -> float:
-        found = [missing_share(s) or 0.0 for s in split.features[name].by_site.values()]
+        sites = split.features[name].by_site.items()
+        found = [each.share for site, that in sites if (each := absence(that, rows.get(site)))]
         return -max(found, default=0.0)
 
     return sorted(names, key=share)
-
-
-def missing_share(summary: Summary) -> float | None:
-    """Returns the share of rows without a value, 0 to 1; None where it is not known."""
-    rows = total(summary)
-    return summary.missing / rows if rows and summary.missing is not None else None
-
-
-def _missing_at(feature: Feature, split: Split, site: str) -> tuple[float | None, str]:
-    there = feature.overall if site == OVERALL else feature.by_site.get(site)
-    if there is None:
-        return None, "no column" if site in split.sites else "absent"
-    share = missing_share(there)
-    if share is not None:
-        return round(share, 4), ""
-    return None, "withheld" if keeps_back(there.withheld, "missing") else "none"
 
 
 def correlations(found: Mapping[str, Correlation]) -> Figure | None:

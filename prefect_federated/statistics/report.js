@@ -14,7 +14,6 @@
     getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const short = (value) => Number(Number(value).toPrecision(4)).toLocaleString("en");
   const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
-  const sum = (counts) => counts.reduce((total, each) => total + Math.max(each ?? 0, 0), 0);
 
   function layout(figure, more) {
     const axis = {
@@ -51,7 +50,7 @@
     const label = (edge) =>
       figure.datetime ? new Date(1000 * edge).toISOString().slice(0, 16).replace("T", " ") : short(edge);
     const traces = shown.map((series) => {
-      const total = sum(series.counts);
+      const total = series.total;
       const x = [place(series.edges[0])], y = [0], text = [""];
       series.counts.forEach((count, bin) => {
         const [low, high] = [series.edges[bin], series.edges[bin + 1]];
@@ -89,7 +88,7 @@
     // Categories by number, with their names as tick texts: plotly sorts or joins none of them.
     const places = figure.names.map((_, place) => place);
     const traces = seen(figure).map((series) => {
-      const total = sum(series.counts);
+      const total = series.total;
       return {
         type: "bar", orientation: "h", name: t(series.name), y: places,
         x: series.counts.map((count) =>
@@ -127,9 +126,9 @@
       }
     }));
     const shown = values.map((row, r) => row.map((value, c) =>
-      value === null ? "" : words(value, rows[r], columns[c])));
-    const numbers = values.map((row) => row.map((value) =>
-      value === null ? "" : more.short(value)));
+      value === null ? "" : words(value, rows[r], columns[c], figure.texts?.[r][c])));
+    const numbers = values.map((row, r) => row.map((value, c) =>
+      value === null ? "" : more.short(value) + (figure.texts?.[r][c] ? "?" : "")));
     const heat = {
       type: "heatmap", x, y, z: values, hoverongaps: false, customdata: shown, text: numbers,
       hovertemplate: "%{customdata}<extra></extra>", xgap: 1, ygap: 1,
@@ -158,7 +157,7 @@
 
   const missing = (figure) => cells(
     figure, figure.rows, figure.columns, figure.values,
-    (value, row, column) => `${t(row)}, ${t(column)}: ${percent(value)} missing`,
+    (value, row, column, known) => `${t(row)}, ${t(column)}: ${known || percent(value)} missing`,
     {
       short: (value) => (value === 0 ? "0" : value > 0 && value < 0.01 ? "<1" : (100 * value).toFixed(0)),
       trace: {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from prefect_federated.statistics.absence import rows_of
 from prefect_federated.statistics.figures import distribution, styles
 from prefect_federated.statistics.html_tables import (
     Markup,
@@ -101,7 +102,7 @@ def _in_split(page: Page, name: str, split: str, there: Split) -> Markup:
     feature = there.features[name]
     series = {site: feature.by_site[site] for site in page.answering if site in feature.by_site}
     everything = {OVERALL: feature.overall, **series}
-    notes = feature.stands_out or stand_outs(name, feature)
+    notes = feature.stands_out or stand_outs(name, feature, rows_of(there))
     where = f"{short(name)} in {split}"
     bars = {n: counts for n, each in everything.items() if (counts := each.categories) is not None}
     tables = [

@@ -1,11 +1,13 @@
 """The report's first parts: what stands out, what is withheld, sites, what is missing, drift."""
 
+import re
+
+from prefect_federated.statistics.absence import absence_at, absence_words
 from prefect_federated.statistics.figures import (
     CORRELATIONS_SHOWN,
     ROWS_SHOWN,
     correlations,
     missing,
-    missing_share,
 )
 from prefect_federated.statistics.html_tables import Markup, correlation, table, text
 from prefect_federated.statistics.report_page import Page, Section
@@ -16,16 +18,19 @@ from prefect_federated.statistics.wording import (
     WITHHELD,
     clean,
     count,
-    keeps_back,
     listed,
     percent,
     short,
-    total,
+    weighty_first,
 )
 
 NOTES_SHOWN = 8
 """Notes that are open; the others are folded."""
 _DRIFTS_SHOWN = 200
+_GAPS = (
+    "Percent; with a question mark, the middle of what is possible. In empty cells: w, withheld; "
+    "n, none."
+)
 
 
 def notes_section(page: Page) -> Section:
@@ -61,7 +66,7 @@ def _list(page: Page, found: list[StandOut]) -> str:
 
 def withheld_section(page: Page) -> Section:
     """Returns what sites keep back, each with its reason."""
-    lines = page.result.withheld
+    lines = weighty_first(page.result.withheld)
     if not lines:
         return Section("withheld", "What is withheld", Markup("<p>Nothing: every site released "
                        "all that was asked for.</p>"))  # fmt: skip
@@ -142,14 +147,11 @@ def _rows(split: Split, site: str) -> str:
 
 def _missing(split: Split, site: str) -> str:
     """Returns the share of all of a site's values that are missing."""
-    gone = size = 0.0
-    for feature in split.features.values():
-        each = feature.overall if site == OVERALL else feature.by_site.get(site)
-        if each is not None and each.missing is not None:
-            gone, size = gone + each.missing, size + (total(each) or 0.0)
-    if not size and site in split.sites and split.sites[site].withheld:
+    found = [absence_at(feature, split, site) for feature in split.features.values()]
+    known = [each for each in found if each is not None]
+    if not known and site in split.sites and split.sites[site].withheld:
         return WITHHELD
-    return percent(gone, size)
+    return percent(sum(each.share * each.rows for each in known), sum(each.rows for each in known))
 
 
 def missing_section(page: Page) -> Section:
@@ -158,36 +160,29 @@ def missing_section(page: Page) -> Section:
     for name, split in page.result.splits.items():
         names = list(split.features)
         headers = ["column", *page.answering, OVERALL]
-        rows = [[column, *(_missing_of(split, column, s) for s in headers[1:])] for column in names]
+        rows = [
+            [column, *(absence_words(split.features[column], split, s) for s in headers[1:])]
+            for column in names
+        ]
         words = f"missing values in {name}"
         if len(names) > ROWS_SHOWN:
             words += f", the {ROWS_SHOWN} of {len(names)} columns with most of them"
         shown = table(f"Share of missing values in {name}", headers, rows, key=page.key())
         figure = missing(split, page.answering)
         picture = page.picture(figure, f"{words}. {_most_missing(split)}", [shown])
-        is_gappy = any(cell in (WITHHELD, NONE, "no column") for row in rows for cell in row)
-        gaps = '<p class="small">Percent. In empty cells: w, withheld; n, none.</p>'
+        is_gappy = any(re.search("[a-z]", cell) for row in rows for cell in row[1:])
+        gaps = f'<p class="small">{_GAPS}</p>'
         parts[name] = Markup(picture + gaps if is_gappy else picture)
     return Section("missing", "Missing values", page.by_split(parts))
 
 
-def _missing_of(split: Split, column: str, site: str) -> str:
-    feature = split.features[column]
-    each = feature.overall if site == OVERALL else feature.by_site.get(site)
-    if each is None:
-        return "no column" if site in feature.without else NONE
-    if each.missing is None and keeps_back(each.withheld, "missing"):
-        return WITHHELD
-    return percent(each.missing, total(each))
-
-
 def _most_missing(split: Split) -> str:
     found = [
-        (share, name)
+        (each.share, name, each.words())
         for name, feature in split.features.items()
-        if (share := missing_share(feature.overall))
+        if (each := absence_at(feature, split, OVERALL)) and each.high
     ]
-    most = [f"{short(name)} {percent(share, 1)}" for share, name in sorted(found, reverse=True)[:3]]
+    most = [f"{short(name)} {words}" for _, name, words in sorted(found, reverse=True)[:3]]
     return f"Most at all sites: {', '.join(most)}." if most else "No value is missing."
 
 

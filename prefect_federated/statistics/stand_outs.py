@@ -6,6 +6,7 @@ for enough values, and for a difference that is large as well as unlikely.
 
 from collections.abc import Iterator, Mapping
 
+from prefect_federated.statistics.absence import Rows, absence, rows_of, together, values_of
 from prefect_federated.statistics.schema import OVERALL, Feature, Statistics, Summary
 from prefect_federated.statistics.unlike import (
     FEWEST,
@@ -15,7 +16,7 @@ from prefect_federated.statistics.unlike import (
     mean_off,
     spread_off,
 )
-from prefect_federated.statistics.wording import clean, count, listed, percent, short, total
+from prefect_federated.statistics.wording import clean, count, listed, percent, short
 
 __all__ = ["StandOut", "all_stand_outs", "found_in", "stand_outs"]
 
@@ -26,14 +27,15 @@ MORE_MISSING = 0.25
 _OVERSHADOWED = 0.7
 
 
-def stand_outs(name: str, feature: Feature) -> list[str]:
+def stand_outs(name: str, feature: Feature, rows: Rows) -> list[str]:
     """Returns sentences on one column in one split, the weightiest first.
 
     Args:
         name: The column's name.
         feature: Its numbers.
+        rows: Of the split, at each site.
     """
-    found = sorted(found_in(name, feature), key=lambda each: -each.weight)
+    found = sorted(found_in(name, feature, rows), key=lambda each: -each.weight)
     return [each.text for each in found]
 
 
@@ -43,7 +45,7 @@ def all_stand_outs(result: Statistics) -> list[StandOut]:
     largest = sorted(result.splits.items(), key=lambda each: -(each[1].rows or 0))
     for split, there in largest:
         for name, feature in there.features.items():
-            for each in found_in(name, feature):
+            for each in found_in(name, feature, rows_of(there)):
                 key = (each.feature, each.site, each.rule)
                 known = found.get(key, each)
                 found[key] = StandOut(
@@ -64,12 +66,15 @@ def all_stand_outs(result: Statistics) -> list[StandOut]:
     return sorted(some, key=lambda each: -each.weight)
 
 
-def found_in(name: str, feature: Feature) -> list[StandOut]:
+def found_in(name: str, feature: Feature, rows: Rows) -> list[StandOut]:
     """Returns what stands out of one column in one split."""
-    sites = {site: there for site, there in feature.by_site.items() if there.count is not None}
-    found = list(_missing(name, feature.overall, sites))
-    found += _infinite(name, sites)
-    full = {site: there for site, there in sites.items() if (there.count or 0) >= 1}
+    found = list(_missing(name, feature, rows))
+    found += _infinite(name, feature.by_site)
+    full = {
+        site: there.model_copy(update={"count": size})
+        for site, there in feature.by_site.items()
+        if (size := values_of(there, rows.get(site)))
+    }
     unlike: list[StandOut] = []
     for site, there in full.items():
         others = {other: that for other, that in full.items() if other != site}
@@ -91,45 +96,48 @@ def found_in(name: str, feature: Feature) -> list[StandOut]:
     return [*found, *(each for each in unlike if each.weight >= _OVERSHADOWED * most)]
 
 
-def _missing(name: str, overall: Summary, sites: Mapping[str, Summary]) -> Iterator[StandOut]:
+def _missing(name: str, feature: Feature, rows: Rows) -> Iterator[StandOut]:
     """Says that a column is largely missing, or that it is at one site."""
-    rows = {site: total(there) for site, there in sites.items()}
-    known = {site: size for site, size in rows.items() if size}
-    gone = {site: sites[site].missing or 0.0 for site in known}
-    all_rows, all_gone = sum(known.values()), sum(gone.values())
-    if not all_rows:
+    found = {site: absence(each, rows.get(site)) for site, each in feature.by_site.items()}
+    known = {site: each for site, each in found.items() if each is not None}
+    whole = together(feature, rows)
+    if whole is None:
         return
     title = short(name)
-    shares = {site: gone[site] / known[site] for site in known}
-    if all_gone / all_rows >= MUCH_MISSING:
-        each = sorted(shares, key=lambda site: -shares[site])
-        parts = [f"{clean(site)} {percent(gone[site], known[site])}" for site in each]
+    if whole.low / whole.rows >= MUCH_MISSING:
+        shares = [each.share for each in known.values()]
+        parts = [
+            f"{clean(site)} {each.words()}"
+            for site, each in sorted(known.items(), key=lambda one: -one[1].share)
+        ]
+        words = _fraction(whole.share) if whole.is_exact else whole.words()
+        counts = f" ({count(whole.low)} of {count(whole.rows)})" if whole.is_exact else ""
         yield StandOut(
             name,
             OVERALL,
             "missing",
-            88 * all_gone / all_rows + 10 * (max(shares.values()) - min(shares.values())),
-            f"{title}: {_fraction(all_gone / all_rows)} of all values "
-            f"{'is' if _fraction(all_gone / all_rows).startswith('a ') else 'are'} missing "
-            f"({count(all_gone)} of {count(all_rows)}): {listed(parts)}.",
+            88 * whole.share + 10 * (max(shares) - min(shares)),
+            f"{title}: {words} of all values "
+            f"{'is' if words.startswith('a ') else 'are'} missing{counts}: {listed(parts)}.",
         )
         return
-    for site, size in known.items():
-        rest = all_rows - size
-        elsewhere = (all_gone - gone[site]) / rest if rest else 0.0
-        if not rest or shares[site] - elsewhere < MORE_MISSING or gone[site] < 3:
+    for site, each in known.items():
+        rest, gone = whole.rows - each.rows, whole.high - each.high
+        if not rest or each.low / each.rows - gone / rest < MORE_MISSING or each.low < 3:
             continue
-        if not sites[site].count:
-            text = f"has no value at all ({count(size)} rows)"
+        if each.low == each.rows:
+            text = f"{clean(site)} has no value at all ({count(each.rows)} rows)"
+        elif each.is_exact:
+            text = f"{clean(site)} has {each.words()} missing"
+            text += f" ({count(each.low)} of {count(each.rows)})"
         else:
-            text = f"{percent(gone[site], size)} missing ({count(gone[site])} of {count(size)})"
+            text = f"{clean(site)} has {each.words()} missing, of {count(each.rows)} rows"
         yield StandOut(
             name,
             site,
             "missing",
-            90 * (shares[site] - elsewhere) + 5,
-            f"{title}: {clean(site)} {'has ' if sites[site].count else ''}{text}, against "
-            f"{percent(all_gone - gone[site], rest)} elsewhere.",
+            90 * (each.low / each.rows - gone / rest) + 5,
+            f"{title}: {text}, against {percent(gone, rest)} elsewhere.",
         )
 
 

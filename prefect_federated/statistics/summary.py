@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefect_federated.adapters.distribution_picture import Panel, distributions_png, missing_png
+from prefect_federated.statistics.absence import absence_at, absence_words
 from prefect_federated.statistics.distances import counts_of
-from prefect_federated.statistics.figures import missing_share, most_missing
+from prefect_federated.statistics.figures import most_missing
 from prefect_federated.statistics.report_page import result_sites
 from prefect_federated.statistics.schema import OVERALL, Feature, Split, Statistics, Summary
 from prefect_federated.statistics.stand_outs import all_stand_outs
 from prefect_federated.statistics.wording import (
+    NONE,
     WITHHELD,
     clean,
     count,
@@ -22,7 +24,7 @@ from prefect_federated.statistics.wording import (
     percent,
     short,
     spread,
-    total,
+    weighty_first,
 )
 
 LINES = 20
@@ -57,7 +59,9 @@ def summary_markdown(result: Statistics, report: str = "the report") -> str:
     parts += [plain(note) for note in result.notes[:LINES]]
     parts += _lines("Not there", away, report)
     parts += _lines("What stands out", [_note(each.text, each.splits) for each in found], report)
-    parts += _lines("What is withheld", [plain(line) for line in result.withheld], report)
+    parts += _lines(
+        "What is withheld", [plain(line) for line in weighty_first(result.withheld)], report
+    )
     parts += _drift(result, report)
     parts += _table(result, report)
     first = [each.feature for each in found]
@@ -107,24 +111,24 @@ def _table(result: Statistics, report: str) -> list[str]:
     header = "| split | column | site | values | missing | mean | std | min | max |"
     lines = [header, f"|{' --- |' * 3}{' ---: |' * 6}"]
     every = [
-        (name, column, site, feature, each)
+        (name, column, site, feature, each, absence_words(feature, split, site))
         for name, split in result.splits.items()
         for column, feature in split.features.items()
         for site, each in {OVERALL: feature.overall, **feature.by_site}.items()
     ]
-    for name, column, site, feature, each in every[:ROWS]:
+    for name, column, site, feature, each, gone in every[:ROWS]:
         cells = [plain(short(name, 40)), plain(short(column, 40)), plain(short(site, 40))]
-        lines.append(f"| {' | '.join([*cells, *_cells(feature, each)])} |")
+        lines.append(f"| {' | '.join([*cells, *_cells(feature, each, gone)])} |")
     parts = ["## Numbers", "\n".join(lines)]
     if len(every) > ROWS:
         parts.append(f"{len(every) - ROWS:,} more rows are in {report}.")
     return parts
 
 
-def _cells(feature: Feature, each: Summary) -> list[str]:
+def _cells(feature: Feature, each: Summary, gone: str) -> list[str]:
     shown = {
         "count": count(each.count),
-        "missing": percent(each.missing, total(each)),
+        "missing": gone,
         "mean": number(each.mean, feature.kind),
         "std": spread(each.std, feature.kind),
         "min": number(each.min, feature.kind),
@@ -136,17 +140,19 @@ def _cells(feature: Feature, each: Summary) -> list[str]:
         shown["mean"] = words
         shown["std"] = shown["min"] = shown["max"] = ""
     if each.count is None and (why := keeps_back(each.withheld, "everything")):
-        return [f"{WITHHELD}, {plain(why)}", *[""] * 5]
+        cell = "" if gone == WITHHELD else gone
+        return [f"{WITHHELD}, {plain(why)}", cell, *[""] * 4]
     return [
-        WITHHELD if getattr(each, what) is None and keeps_back(each.withheld, what) else cell
+        WITHHELD if cell == NONE and keeps_back(each.withheld, what) else cell
         for what, cell in shown.items()
     ]
 
 
 def _pictures(name: str, split: Split, order: Sequence[str], sites: Sequence[str]) -> list[str]:
     columns, headers = most_missing(split)[:SHOWN], [*sites[:SHOWN], OVERALL]
+    found = [[absence_at(split.features[c], split, site) for site in headers] for c in columns]
     values = np.array(
-        [[_missing(split.features[column], site) for site in headers] for column in columns], float
+        [[np.nan if each is None else each.share for each in row] for row in found], float
     ).reshape(len(columns), len(headers))
     picture = missing_png([clean(c) for c in columns], [clean(s) for s in headers], values)
     where = plain(name)
@@ -161,12 +167,6 @@ def _pictures(name: str, split: Split, order: Sequence[str], sites: Sequence[str
         words = f"how the values of {len(panels)} columns in {where} lie at the sites"
         parts.append(_image(words, picture))
     return parts
-
-
-def _missing(feature: Feature, site: str) -> float:
-    each = feature.overall if site == OVERALL else feature.by_site.get(site)
-    share = None if each is None else missing_share(each)
-    return np.nan if share is None else share
 
 
 def _panel(column: str, feature: Feature) -> Panel | None:

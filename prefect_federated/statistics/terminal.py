@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_federated.errors import StatisticsNotFound
+from prefect_federated.statistics.absence import Rows, absence_words, rows_of
 from prefect_federated.statistics.distances import counts_of
 from prefect_federated.statistics.report_page import result_sites
 from prefect_federated.statistics.schema import OVERALL, Feature, Split, Statistics, Summary
@@ -25,6 +26,7 @@ from prefect_federated.statistics.wording import (
     short,
     spread,
     total,
+    weighty_first,
 )
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -40,7 +42,7 @@ def overview(result: Statistics) -> RenderableType:
     parts: list[RenderableType] = [_title(result)]
     found = [f"{each.text} ({clean(', '.join(each.splits))})" for each in all_stand_outs(result)]
     parts += _lines("What stands out", [*map(clean, result.notes), *found])
-    parts += _lines("What is withheld", [*map(clean, result.withheld)])
+    parts += _lines("What is withheld", [*map(clean, weighty_first(result.withheld))])
     parts.append(_sites(result))
     parts += [_columns(clean(name), split) for name, split in result.splits.items()]
     parts += _drift(result)
@@ -63,7 +65,9 @@ def one_column(result: Statistics, name: str) -> RenderableType:
             f"{', '.join(map(repr, near))}."
         )
     for split, there in splits.items():
-        parts += list(_column(f"{short(name)} in {clean(split)}", name, there.features[name]))
+        parts += list(
+            _column(f"{short(name)} in {clean(split)}", name, there.features[name], rows_of(there))
+        )
     return Group(*parts)
 
 
@@ -153,14 +157,15 @@ def _columns(name: str, split: Split) -> Table:
     _add_columns(table, "column", "kind")
     for column, feature in split.features.items():
         cells = _numbers(feature, feature.overall)
+        cells[1] = absence_words(feature, split, OVERALL)
         table.add_row(_text(column), feature.kind, *map(_text, cells), Histogram(feature.overall))
     return table
 
 
-def _column(title: str, name: str, feature: Feature) -> Iterator[RenderableType]:
+def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[RenderableType]:
     series = {OVERALL: feature.overall, **feature.by_site}
     yield Text(f"\n{title}, {feature.kind}", style="bold")
-    for note in stand_outs(name, feature):
+    for note in stand_outs(name, feature, rows):
         yield Text(f"- {note}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     _add_columns(table, "site")

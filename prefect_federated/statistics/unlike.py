@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefect_federated.datasets.kinds import Kind
-from prefect_federated.statistics.distances import added, counts_of, ks, ks_by_chance, of_categories
-from prefect_federated.statistics.schema import Summary
+from prefect_federated.statistics.distances import Floats, counts_of, ks, ks_by_chance
+from prefect_federated.statistics.schema import Histogram, Summary
 from prefect_federated.statistics.wording import clean, count, number, percent, short, spread
 
 MEAN_OFF = 1.0
@@ -93,6 +93,9 @@ def mean_off(
 ) -> StandOut | None:
     """Says that a site's mean is far from that of the others' values together."""
     mean, deviation = _pooled(others)
+    told = [other for other, that in others.items() if that.mean is not None]
+    if len(told) == 1 and told[0] < site:
+        return None  # of two means, each differs from the other: that is said once
     if kind not in ("numeric", "datetime") or there.mean is None or mean is None or not deviation:
         return None
     off = abs(there.mean - mean) / deviation
@@ -138,21 +141,14 @@ def lies_elsewhere(
     rest = sum(that.count or 0.0 for that in others.values())
     by_chance = ks_by_chance(there.count or 0.0, rest)
     if there.categories is not None:
-        names, own, theirs = of_categories(*_categories(there, others))
-        if own.sum() <= 0 or theirs.sum() <= 0:
+        found = _most_different(there, others, kind)
+        if found is None or found.distance < max(DISTANCE, by_chance):
             return None
-        differences = own / own.sum() - theirs / theirs.sum()
-        distance = float(np.abs(differences).sum() / 2)
-        if distance < max(DISTANCE, by_chance):
-            return None
-        most = int(np.abs(differences).argmax())
-        if kind == "boolean" and "true" in names:
-            most = names.index("true")
         text = (
-            f"{short(name)}: {percent(own[most], own.sum())} of the values at {clean(site)} are "
-            f"{short(names[most])!r}, elsewhere {percent(theirs[most], theirs.sum())}."
+            f"{short(name)}: {percent(found.own, 1)} of the values at {clean(site)} are "
+            f"{short(found.name)!r}, elsewhere {percent(found.theirs, 1)}."
         )
-        return StandOut(name, site, "values", 20 + 40 * distance, text)
+        return StandOut(name, site, "values", 20 + 40 * found.distance, text)
     if kind == "boolean" and there.mean is not None:
         mean, _ = _pooled(others)
         if mean is None or abs(there.mean - mean) < max(DISTANCE, by_chance):
@@ -165,13 +161,15 @@ def lies_elsewhere(
     if there.histogram is None:
         return None
     alike = [
-        that.histogram
+        (that.histogram, that.count)
         for that in others.values()
         if that.histogram is not None and that.histogram.edges == there.histogram.edges
     ]
     if not alike:
         return None
-    distance = ks(counts_of(there.histogram, there.count), counts_of(added(alike), rest))
+    own = counts_of(there.histogram, there.count)
+    theirs = np.sum([counts_of(histogram, size) for histogram, size in alike], axis=0)
+    distance = ks(own, theirs) - _unsure(there.histogram, own)
     if distance < max(DISTANCE, by_chance):
         return None
     mean, deviation = _pooled(others)
@@ -187,22 +185,64 @@ def lies_elsewhere(
     return StandOut(name, site, "values", 20 + 40 * distance, text)
 
 
-def _categories(
-    there: Summary, others: Mapping[str, Summary]
-) -> tuple[dict[str, float], dict[str, float]]:
-    theirs: dict[str, float] = {}
-    for that in others.values():
-        for category, size in (that.categories or {}).items():
-            theirs[category] = theirs.get(category, 0.0) + (size or 0.0)
-    return {name: size or 0.0 for name, size in (there.categories or {}).items()}, theirs
+@dataclass(frozen=True)
+class _Category:
+    """A category that a site has more or less of than the others: shares, 0 to 1."""
+
+    name: str
+    own: float
+    theirs: float
+    distance: float
+
+
+def _most_different(there: Summary, others: Mapping[str, Summary], kind: Kind) -> _Category | None:
+    """Returns the category whose share differs most, of those that every site names.
+
+    The distance is the total variation where all is told, else that category's difference: it is
+    at least that.
+    """
+    sites = [that for that in others.values() if that.categories and that.count]
+    if not there.count or not sites:
+        return None
+    rest = sum(that.count or 0.0 for that in sites)
+    is_told = all(_is_all_told(each) for each in (there, *sites))
+    names = dict.fromkeys(name for each in (there, *sites) for name in each.categories or {})
+    found = [
+        (name, (own or 0.0) / there.count, sum(size or 0.0 for size in theirs) / rest)
+        for name in names
+        for own, *theirs in [[(each.categories or {}).get(name) for each in (there, *sites)]]
+        if is_told or None not in (own, *theirs)
+    ]
+    if not found:
+        return None
+    name, own_share, their_share = max(found, key=lambda each: abs(each[1] - each[2]))
+    distance = abs(own_share - their_share)
+    if is_told:
+        distance = sum(abs(first - second) for _, first, second in found) / 2
+    if kind == "boolean" and name == "false" and is_told:
+        name, own_share, their_share = "true", 1 - own_share, 1 - their_share
+    return _Category(name, own_share, their_share, distance)
+
+
+def _is_all_told(each: Summary) -> bool:
+    sizes = list((each.categories or {}).values())
+    known = sum(size or 0.0 for size in sizes)
+    return None not in sizes and abs(known - (each.count or 0.0)) < 0.5
+
+
+def _unsure(histogram: Histogram, counts: Floats) -> float:
+    """Returns the share of the values that lie in bins that are withheld."""
+    gaps = [count is None for count in histogram.counts]
+    return float(counts[gaps].sum() / counts.sum()) if counts.sum() else 0.0
 
 
 def _only(there: Summary) -> str | None:
     """Returns the one category that all values are of, if it is so."""
     held = {name: size for name, size in (there.categories or {}).items() if size != 0}
-    if len(held) != 1 or there.other_categories or there.noise or None in held.values():
+    (only, size), *others = [*held.items(), ("", None)]
+    if len(others) != 1 or size is None or there.noise or size != there.count:
         return None
-    return next(iter(held))
+    return only
 
 
 def _pooled(sites: Mapping[str, Summary]) -> tuple[float | None, float | None]:

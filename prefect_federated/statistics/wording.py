@@ -110,6 +110,15 @@ def listed(names: Sequence[str], most: int = 6) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def weighty_first(lines: Sequence[str]) -> list[str]:
+    """Returns lines on what is withheld, those first that tell of a whole site or column.
+
+    >>> weighty_first(["a, x: 3 bins withheld, few", "b: withheld, 11 rows < minimum 20"])
+    ['b: withheld, 11 rows < minimum 20', 'a, x: 3 bins withheld, few']
+    """
+    return sorted(lines, key=lambda line: ": withheld, " not in line)
+
+
 def clean(text: str) -> str:
     """Returns a name without what a screen does not show or shows elsewhere, such as control
     characters and marks that turn the direction of text around.

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from prefect_federated.statistics.absence import rows_of
 from prefect_federated.statistics.schema import OVERALL, Summary
 from prefect_federated.statistics.stand_outs import all_stand_outs, found_in, stand_outs
 from tests.statistics.made import heart, statistics_of, troubled_heart
@@ -15,7 +16,8 @@ def notes(**sites: object) -> list[str]:
     """Returns the notes on one column, x, of sites with these values."""
     frames = {site: pd.DataFrame({"x": values}) for site, values in sites.items()}
     result = statistics_of({"train": frames}, dataset="trial", name="trial")
-    return stand_outs("x", result.splits["train"].features["x"])
+    split = result.splits["train"]
+    return stand_outs("x", split.features["x"], rows_of(split))
 
 
 def normal(mean: float = 0.0, size: int = 200, spread: float = 1.0) -> np.ndarray:
@@ -50,7 +52,7 @@ def test_noise_hides_whether_all_values_are_the_same() -> None:
     feature = result.splits["train"].features["x"]
     noised = feature.by_site["a"].model_copy(update={"noise": "Laplace, epsilon 1"})
     feature = feature.model_copy(update={"by_site": {**feature.by_site, "a": noised}})
-    assert not any("in all its" in note for note in stand_outs("x", feature))
+    assert not any("in all its" in note for note in stand_outs("x", feature, {}))
 
 
 def test_one_category_stands_out_only_if_chance_would_hardly_make_it() -> None:
@@ -100,10 +102,10 @@ def test_infinite_values_stand_out() -> None:
     feature = heart().splits["train"].features["age"]
     one = feature.by_site["hungary"].model_copy(update={"infinite": 1})
     feature = feature.model_copy(update={"by_site": {"hungary": one}})
-    assert "hungary has 1 infinite value;" in stand_outs("age", feature)[0]
+    assert "hungary has 1 infinite value;" in stand_outs("age", feature, {})[0]
 
 
 def test_a_site_that_withholds_everything_is_no_finding() -> None:
     feature = heart().splits["train"].features["age"]
     silent = feature.model_copy(update={"by_site": dict.fromkeys(feature.by_site, Summary())})
-    assert found_in("age", silent) == []
+    assert found_in("age", silent, {}) == []
