@@ -565,6 +565,46 @@ def test_no_sums_of_groups_and_categories_tell_a_small_cell(
         assert not can_compute(equations, of(*cell)), cell
 
 
+@given(
+    rows=st.lists(st.tuples(st.sampled_from("aab?"), st.integers(0, 5)), min_size=60, max_size=200),
+    asked=st.lists(
+        st.lists(st.integers(0, 6), min_size=2, max_size=5, unique=True), min_size=1, max_size=3
+    ),
+)
+@settings(max_examples=20, deadline=None)
+def test_no_histograms_by_group_tell_a_small_interval_of_a_group(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int]], asked: list[list[int]]
+) -> None:
+    frame = pd.DataFrame(rows, columns=["ward", "x"]).astype({"x": float})
+    frame["ward"] = frame["ward"].where(frame["ward"] != "?")
+    policy = PrivacyPolicy(minimum_rows=10, rows_per_bin=1, small_missing=0)
+    site = SmallSite(tmp_path_factory.mktemp("site"), frame, policy)
+    cells = [(ward, value) for ward in ("a", "b", None) for value in range(6)]
+    equations = []
+
+    def of(ward: str | None, low: float, high: float) -> list[float]:
+        return [float(ward in (w, "all") and low <= value < high) for w, value in cells]
+
+    for cuts in asked:
+        split = site.split({"x": [cut - 0.5 for cut in sorted(cuts)]}, group_by="ward")
+        for ward, part in {"all": split, **split.groups}.items():
+            summary = part.columns["x"].summary
+            if summary.count is not None:
+                equations.append(of(ward, -1, 7))
+            if summary.histogram is not None:
+                edges, counts = summary.histogram.edges, summary.histogram.counts
+                for low, high, count in zip(edges, edges[1:], counts, strict=False):
+                    assert count is None or count == 0 or count >= SMALL
+                    if count is not None:
+                        equations.append(of(ward, low, high))
+    for ward in ("a", "b", None):
+        of_ward = frame[frame["ward"] == ward if ward else frame["ward"].isna()]["x"]
+        for low, high in itertools.combinations(range(7), 2):
+            count = ((of_ward >= low) & (of_ward < high)).sum()
+            if 0 < count < SMALL:
+                assert not can_compute(equations, of(ward, low, high)), (ward, low, high)
+
+
 def test_forbidden_columns_are_not_there_whatever_is_asked(tmp_path: Path) -> None:
     policy = PrivacyPolicy(forbidden_columns=frozenset({"SEX"}))
     site = SmallSite(tmp_path, patients(), policy)

@@ -214,6 +214,22 @@ def test_the_budget_holds_across_jobs_and_is_refused_beyond(tmp_path: Path) -> N
         assert [entry.job for entry in account.spent] == ["job 0", "job 1"]
 
 
+def test_jobs_at_the_same_time_do_not_spend_the_same_budget(tmp_path: Path) -> None:
+    frame = patients(3000)
+    told: list[bool] = []
+
+    def ask(place: int) -> None:
+        site = SmallSite(tmp_path, frame, POLICY)
+        told.append(site.column("age", [0, 40 + place, 110]).count is not None)
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [False] * 4 + [True] * 2
+
+
 def test_a_budget_comes_back_after_its_period_only_if_the_site_says_so(tmp_path: Path) -> None:
     noise = NOISE.model_copy(update={"period_days": 30})
     site = SmallSite(tmp_path, patients(3000), POLICY.model_copy(update={"noise": noise}))
