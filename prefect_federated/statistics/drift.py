@@ -112,6 +112,9 @@ class _Judge:
             first = before.overall if site == OVERALL else before.by_site.get(site)
             second = now.overall if site == OVERALL else now.by_site.get(site)
             where = f"{short(name)} at {clean(site)} in {clean(split)}"
+            if site == OVERALL and _tellers(before) != _tellers(now):
+                self._note("told by other sites than in the run before, not compared", where)
+                continue
             if first is None or second is None:
                 self._note(_only(second), where)
                 continue
@@ -190,6 +193,11 @@ def _cannot(before: Summary, now: Summary) -> str | None:
     if is_first != is_second and before.count and now.count:
         return "categories in one run, numbers in the other"
     return None
+
+
+def _tellers(feature: Feature) -> set[str]:
+    """Returns the sites that have told how a column's values lie."""
+    return {site for site, each in feature.by_site.items() if _is_there(each)}
 
 
 def _is_there(each: Summary) -> bool:

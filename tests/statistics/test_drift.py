@@ -164,3 +164,21 @@ def test_what_was_moved_or_has_gaps_says_so() -> None:
     compared = compare(now, before)
     assert drift(compared, "north").psi == pytest.approx(0, abs=1e-12)
     assert any("withheld" in note for note in compared.notes)
+
+
+def test_all_sites_together_are_compared_only_if_the_same_sites_have_told() -> None:
+    before = made(x=np.arange(200.0))
+    feature = before.splits["train"].features["x"]
+    alone = feature.model_copy(
+        update={
+            "overall": values([0, 0, 0, 200]),
+            "by_site": {"south": feature.by_site["south"]},
+            "without": ["north"],
+        }
+    )
+    compared = compare(with_features(before, {"x": alone}), before)
+    assert {(each.site, each.is_past_threshold) for each in compared.drifts} == {("south", False)}
+    assert any(
+        note.startswith("told by other sites than in the run before") and OVERALL in note
+        for note in compared.notes
+    )
