@@ -1,6 +1,7 @@
 """What a `datasets.yaml` may say, and what a wrong one is told."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,17 @@ def test_an_unknown_dataset_is_told_near_names_and_those_there_are(tmp_path: Pat
         DatasetNotFound, match=r"no dataset 'Hearts'.*Did you mean 'heart'\? There is heart, visits"
     ):
         datasets.named("Hearts")
+
+
+def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "prefect_federated.datasets.csv_file", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        DatasetFileError, match=r"yaml:4: .*pyarrow, .* Install prefect-federated\[statistics\]"
+    ):
+        load_datasets(write(tmp_path, GOOD))
 
 
 def test_neither_a_dataset_nor_its_source_shows_its_password(tmp_path: Path) -> None:
