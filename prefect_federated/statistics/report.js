@@ -44,29 +44,39 @@
 
   function histogram(figure) {
     const shown = seen(figure);
-    const all = figure.series.find((series) => series.all) ?? figure.series[0];
-    const unit = all.edges[1] - all.edges[0];
+    const unit = Math.min(...figure.series.flatMap(({ edges }) =>
+      edges.slice(1).map((edge, bin) => edge - edges[bin]).filter((width) => width > 0)));
     const place = (edge) => (figure.datetime ? new Date(1000 * edge).toISOString() : edge);
     const label = (edge) =>
       figure.datetime ? new Date(1000 * edge).toISOString().slice(0, 16).replace("T", " ") : short(edge);
     const traces = shown.map((series) => {
       const total = series.total;
-      const x = [place(series.edges[0])], y = [0], text = [""];
+      const x = [], y = [], text = [];
+      const point = (edge, height, said = "") => {
+        x.push(place(edge));
+        y.push(height);
+        text.push(said);
+      };
+      let isDown = true;  // a line begins and ends on the ground, also beside a withheld bin
       series.counts.forEach((count, bin) => {
         const [low, high] = [series.edges[bin], series.edges[bin + 1]];
         const factor = unit / (high - low || unit);  // not 1 where sites' bins differ in width
-        const scaled = count === null ? null : count * (Math.abs(factor - 1) < 1e-4 ? 1 : factor);
-        const height = scaled === null || state.heights === "count" ? scaled : scaled / (total || 1);
-        x.push(place(low), place(high));
-        y.push(height, height);
-        const words = count === null ? "withheld"
-          : `${short(Math.round(count))} values, ${percent(Math.max(count, 0) / (total || 1))}`;
+        if (count === null) {
+          if (!isDown) point(low, 0);
+          point(low, null);
+          isDown = true;
+          return;
+        }
+        const scaled = count * (Math.abs(factor - 1) < 1e-4 ? 1 : factor);
+        const height = state.heights === "count" ? scaled : scaled / (total || 1);
+        const words = `${short(Math.round(count))} values, ${percent(Math.max(count, 0) / (total || 1))}`;
         const said = `${t(series.name)}<br>${label(low)} to ${label(high)}: ${words}`;
-        text.push(said, said);
+        if (isDown) point(low, 0);
+        isDown = false;
+        point(low, height, said);
+        point(high, height, said);
       });
-      x.push(place(series.edges.at(-1)));
-      y.push(0);
-      text.push("");
+      if (!isDown) point(series.edges.at(-1), 0);
       return {
         type: "scatter", mode: "lines", name: t(series.name), x, y, text,
         hovertemplate: "%{text}<extra></extra>",

@@ -12,14 +12,23 @@ from prefect_federated.statistics.html_tables import (
     quantiles,
     text,
 )
-from prefect_federated.statistics.report_page import Page, Section
+from prefect_federated.statistics.report_page import Page, Section, unfolded
 from prefect_federated.statistics.schema import OVERALL, Feature, Split, Summary
 from prefect_federated.statistics.stand_outs import stand_outs
-from prefect_federated.statistics.wording import listed, number, percent, short, total
+from prefect_federated.statistics.wording import (
+    listed,
+    number,
+    percent,
+    short,
+    total,
+    weighty_first,
+)
 
 _FILTERED = 8
 """Columns from which there is a field to find one."""
 _NAMED_IN_WORDS = 6
+_LINES = 4
+_NOISED = "Smallest and largest values are noised, unless a site's own file allows exact ones."
 
 
 def features_section(page: Page) -> Section:
@@ -33,7 +42,7 @@ def features_section(page: Page) -> Section:
         "features",
         "Columns",
         Markup(
-            f"{_controls(page)}<noscript><p>Pictures need JavaScript; the tables do not.</p>"
+            f'<p class="small">{_NOISED}</p>{_controls(page)}<noscript><p>Pictures need JavaScript; the tables do not.</p>'
             f"</noscript><details{' open' if count <= 40 else ''}><summary>All {count} columns"
             f'</summary><p class="links">{links}</p></details>{articles}'
         ),
@@ -172,9 +181,8 @@ def _small_print(feature: Feature, series: Mapping[str, Summary]) -> str:
         lines.append(f"no such column at {listed(feature.without)}")
     edges = {tuple(h.edges) for each in series.values() if (h := each.histogram) is not None}
     if len(edges) > 1:
-        lines.append("the sites' bins differ in width: heights are per width of all sites' bins")
-    items = "".join(f"<li>{text(line)}</li>" for line in lines)
-    return f'<ul class="withheld">{items}</ul>' if items else ""
+        lines.append("the sites' bins differ in width: heights are per width of the narrowest")
+    return unfolded(weighty_first(lines), _LINES)
 
 
 def _groups(page: Page, name: str, split: str, there: Split) -> str:

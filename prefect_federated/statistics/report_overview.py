@@ -10,7 +10,7 @@ from prefect_federated.statistics.figures import (
     missing,
 )
 from prefect_federated.statistics.html_tables import Markup, correlation, table, text
-from prefect_federated.statistics.report_page import Page, Section
+from prefect_federated.statistics.report_page import Page, Section, unfolded
 from prefect_federated.statistics.schema import OVERALL, Split
 from prefect_federated.statistics.stand_outs import StandOut, all_stand_outs
 from prefect_federated.statistics.wording import (
@@ -27,6 +27,7 @@ from prefect_federated.statistics.wording import (
 NOTES_SHOWN = 8
 """Notes that are open; the others are folded."""
 _DRIFTS_SHOWN = 200
+_LINES = 8
 _GAPS = (
     "Percent; with a question mark, the middle of what is possible. In empty cells: w, withheld; "
     "n, none."
@@ -70,16 +71,7 @@ def withheld_section(page: Page) -> Section:
     if not lines:
         return Section("withheld", "What is withheld", Markup("<p>Nothing: every site released "
                        "all that was asked for.</p>"))  # fmt: skip
-    items = "".join(f"<li>{text(line)}</li>" for line in lines)
-    body = f'<ul class="withheld">{items}</ul>'
-    if len(lines) > 12:
-        first = "".join(f"<li>{text(line)}</li>" for line in lines[:12])
-        rest = "".join(f"<li>{text(line)}</li>" for line in lines[12:])
-        body = (
-            f'<ul class="withheld">{first}</ul><details><summary>{len(lines) - 12} more</summary>'
-            f'<ul class="withheld">{rest}</ul></details>'
-        )
-    return Section("withheld", "What is withheld", Markup(body))
+    return Section("withheld", "What is withheld", unfolded(lines, _LINES))
 
 
 def sites_section(page: Page) -> Section:
@@ -109,16 +101,14 @@ def sites_section(page: Page) -> Section:
             for name, feature in there.features.items()
             if site in feature.without
         }
-        lines = [line for line in result.withheld if line.startswith(f"{site}:")]
+        lines = [line for line in result.withheld if line.startswith((f"{site}:", f"{site},"))]
         reasons = {
             w.reason
             for there in result.splits.values()
             if site in there.sites
             for w in there.sites[site].withheld
         }
-        kept = (
-            listed(sorted(reasons)) if reasons else (f"{len(lines)} lines above" if lines else "")
-        )
+        kept = listed(sorted(reasons)) if reasons else _above(len(lines))
         rows.append([*row, listed(sorted(lacks)), kept])
     row = [OVERALL, ""]
     for there in result.splits.values():
@@ -136,6 +126,10 @@ def sites_section(page: Page) -> Section:
     shown = table("Sites: rows, and the share of all values that are missing", headers, rows,
                   key=page.key())  # fmt: skip
     return Section("sites", "Sites", Markup(f"<p>{text(start)}</p>{shown}"))
+
+
+def _above(lines: int) -> str:
+    return f"{lines} {'line' if lines == 1 else 'lines'} above" if lines else ""
 
 
 def _rows(split: Split, site: str) -> str:
@@ -215,7 +209,6 @@ def drift_section(page: Page) -> Section | None:
     if len(compared.drifts) > _DRIFTS_SHOWN:
         caption += f" ({_DRIFTS_SHOWN} of {len(compared.drifts)}; the JSON has all)"
     headers = ["split", "column", "site", "PSI", "KS distance", "judged"]
-    notes = "".join(f"<li>{text(note)}</li>" for note in compared.notes[:_DRIFTS_SHOWN])
     top = [
         row for row, drift in zip(rows, compared.drifts, strict=False) if drift.is_past_threshold
     ]
@@ -223,7 +216,7 @@ def drift_section(page: Page) -> Section | None:
     every = table(caption, headers, rows, key=page.key())
     body = (
         f"<p>{text(start)}</p>{shown}"
-        + (f'<ul class="withheld">{notes}</ul>' if notes else "")
+        + unfolded(compared.notes[:_DRIFTS_SHOWN], _LINES)
         + f"<details><summary>All comparisons</summary>{every}</details>"
     )
     return Section("drift", "Since the last run", Markup(body))
@@ -252,8 +245,7 @@ def correlation_section(page: Page) -> Section | None:
         if size > CORRELATIONS_SHOWN:
             words += f", of the first {CORRELATIONS_SHOWN} of {size} columns"
         picture = page.picture(correlations(found), f"{words}. {_strongest(split)}", tables)
-        lines = "".join(f"<li>{text(line)}</li>" for line in dict.fromkeys(kept))
-        parts[name] = Markup(picture + (f'<ul class="withheld">{lines}</ul>' if lines else ""))
+        parts[name] = Markup(picture + unfolded(list(dict.fromkeys(kept)), 3))
     if not parts:
         return None
     return Section("correlation", "Correlations", page.by_split(parts))

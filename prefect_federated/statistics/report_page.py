@@ -105,3 +105,17 @@ def result_sites(result: Statistics) -> dict[str, None]:
     for split in result.splits.values():
         names.update(dict.fromkeys(split.sites))
     return names
+
+
+def unfolded(lines: Sequence[str], most: int) -> Markup:
+    """Returns a list of which the first lines are seen, and the others can be unfolded."""
+    shown, rest = (
+        "".join(f"<li>{text(line)}</li>" for line in some) for some in (lines[:most], lines[most:])
+    )
+    parts = [f'<ul class="withheld">{shown}</ul>' if shown else ""]
+    if rest:
+        parts.append(
+            f"<details><summary>{len(lines) - most} more</summary>"
+            f'<ul class="withheld">{rest}</ul></details>'
+        )
+    return Markup("".join(parts))
