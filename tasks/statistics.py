@@ -1,5 +1,6 @@
 """The questions of a statistics job: asked of all sites, and what comes back gathered."""
 
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -15,7 +16,7 @@ from prefect_federated.statistics.merge import About, deviations, statistics_of
 from prefect_federated.statistics.question import Question
 from prefect_federated.statistics.schema import Statistics
 from prefect_federated.tasks.federation import Federation
-from prefect_federated.tasks.statistics_result import Earlier, last_of
+from prefect_federated.tasks.statistics_result import Earlier, last_of, prepare
 
 _FINE = 16
 """Parts of a shown bin: with so many, quantiles of most columns need no refinement."""
@@ -102,6 +103,8 @@ class Survey:
         """
         there = self._fed.sites
         if there:
+            # While the sites are at work, this process imports what the report needs.
+            threading.Thread(target=prepare, name="pictures", daemon=True).start()
             self._ask("describe", self._question, there)
         for site in self._fed.hub.sites:
             why = self._fed.hub.given_up(site)

@@ -4,9 +4,11 @@ A pointer file for each name of runs says which run of that name completed last;
 the last thing of a run, whole or not at all.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -93,6 +95,16 @@ def last_of(name: str) -> Earlier | None:
 
 def _read(content: bytes) -> Statistics:
     return Statistics.model_validate_json(content)
+
+
+def prepare() -> None:
+    """Imports what `publish` needs and what takes long to import; where it is not installed, not.
+
+    That is said when it is needed.
+    """
+    with contextlib.suppress(ImportError):
+        import_module("prefect_federated.statistics.report")
+        import_module("prefect_federated.statistics.summary")
 
 
 def publish(

@@ -6,6 +6,7 @@ quantiles. A database is asked for its aggregates in `describe`, and its rows ar
 only; where the ranges of all columns are given beforehand, `describe` gives everything at once.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -32,6 +33,10 @@ from prefect_federated.statistics.question import FINE, KEY, Question, question_
 from prefect_federated.statistics.request import Request, SiteTaskKind
 from prefect_federated.statistics.schema import FromSite, SplitFromSite, Summary, Withheld
 from prefect_federated.statistics.tally import Plan
+
+with contextlib.suppress(ImportError):  # datasets say what to install
+    import pandas  # noqa: F401  # takes long: better before the first site task than within it
+    import pyarrow.compute  # noqa: F401
 
 Numbers = tuple[SplitFromSite, SplitFromSite | None]
 """A split's exact numbers, and the counts in parts of the bins where there are any."""
