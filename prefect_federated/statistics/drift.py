@@ -139,7 +139,7 @@ class _Judge:
             if first.sum() > 0 and second.sum() > 0:
                 distance = ks(first, second)
             first, second = merged(first, second)
-        sizes = (before.count or 0.0, now.count or 0.0)
+        sizes = (float(first.sum()), float(second.sum()))  # the counts may be withheld
         gone = (before.missing or 0.0, now.missing or 0.0)
         if before.missing is not None and now.missing is not None and any(gone):
             first, second = _with(first, gone[0]), _with(second, gone[1])
@@ -187,10 +187,10 @@ def _cannot(before: Summary, now: Summary) -> str | None:
                 each.withheld, "categories"
             )
             return f"withheld {when}, {reason}" if reason else f"no histogram {when}"
-    if not any((before.count, before.missing, now.count, now.missing)):
+    if all(size == 0 for size in (before.count, before.missing, now.count, now.missing)):
         return "no values in either run"
     is_first, is_second = before.categories is not None, now.categories is not None
-    if is_first != is_second and before.count and now.count:
+    if is_first != is_second and before.count != 0 and now.count != 0:
         return "categories in one run, numbers in the other"
     return None
 

@@ -42,7 +42,8 @@ def features_section(page: Page) -> Section:
         "features",
         "Columns",
         Markup(
-            f'<p class="small">{_NOISED}</p>{_controls(page)}<noscript><p>Pictures need JavaScript; the tables do not.</p>'
+            f'<p class="small">{_NOISED}</p>{_controls(page)}'
+            "<noscript><p>Pictures need JavaScript; the tables do not.</p>"
             f"</noscript><details{' open' if count <= 40 else ''}><summary>All {count} columns"
             f'</summary><p class="links">{links}</p></details>{articles}'
         ),

@@ -106,6 +106,17 @@ def test_a_column_that_is_emptied_has_drifted() -> None:
     assert back.is_past_threshold
 
 
+def test_a_site_that_withholds_only_how_many_values_it_has_is_compared() -> None:
+    told = values([300, 100]).model_copy(update={"count": None, "missing": None})
+    before = changed(made(x=np.arange(4.0)), "north", told)
+    now = changed(
+        before, "north", values([100, 300]).model_copy(update={"count": None, "missing": None})
+    )
+    found = drift(compare(now, before), "north")
+    assert found.is_past_threshold
+    assert found.ks == pytest.approx(0.5)
+
+
 def test_categories_are_compared_by_name_and_have_no_order() -> None:
     before = made(x=["a"] * 150 + ["b"] * 50)
     moved = Summary(count=200, missing=0, categories={"a": 50.0, "c": 150.0})
