@@ -5,15 +5,23 @@ categories), `count` (histograms on a range that all share), `refine` (counts be
 edges, until the quantiles are known well enough, or the sites' policies allow no finer).
 """
 
+from typing import Annotated
+
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from pydantic import Field
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import JobParameters, takes
 from prefect_federated.tasks.statistics import Survey
 from prefect_federated.tasks.statistics_result import StatisticsRef, message_of, publish
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"a range from {ends[0]:g} to {ends[1]:g}; write the lower one first")
+    return ends
 
 
 class StatisticsJob(JobParameters):
@@ -27,12 +35,12 @@ class StatisticsJob(JobParameters):
     )
     features: list[str] | None = Field(default=None, description="Columns; all if empty.")
     bins: int = Field(default=20, ge=1, le=500, description="Bins of a histogram.")
-    ranges: dict[str, tuple[float, float]] = Field(
+    ranges: dict[str, Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_rising)]] = Field(
         default={},
         description='Ranges of histograms, such as {"age": [0, 100]}; of other columns, from the '
         "sites' smallest and largest values.",
     )
-    quantiles: list[float] = Field(
+    quantiles: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         default=[0.05, 0.25, 0.5, 0.75, 0.95], description="Quantiles, from 0 to 1."
     )
     group_by: str | None = Field(

@@ -16,7 +16,12 @@ from prefect_federated.statistics.merge import About, deviations, statistics_of
 from prefect_federated.statistics.question import Question
 from prefect_federated.statistics.schema import Statistics
 from prefect_federated.tasks.federation import Federation
-from prefect_federated.tasks.statistics_result import Earlier, last_of, prepare
+from prefect_federated.tasks.statistics_result import (
+    Earlier,
+    check_can_report,
+    last_of,
+    prepare,
+)
 
 _FINE = 16
 """Parts of a shown bin: with so many, quantiles of most columns need no refinement."""
@@ -50,9 +55,13 @@ class Survey:
     Args:
         fed: The running federation.
         job: What is asked for.
+
+    Raises:
+        ConfigurationError: what makes the report is not installed here.
     """
 
     def __init__(self, fed: Federation, job: Wanted) -> None:
+        check_can_report()
         self._fed = fed
         self._job = job
         self._gathered = Gathered()
@@ -107,9 +116,8 @@ class Survey:
             threading.Thread(target=prepare, name="pictures", daemon=True).start()
             self._ask("describe", self._question, there)
         for site in self._fed.hub.sites:
-            why = self._fed.hub.given_up(site)
             waited = f"it had not joined within {self._job.absent_after_s:g} s"
-            self._gathered.absent(site, why or waited)
+            self._gathered.missing(site, self._fed.hub.given_up(site), waited)
         self._check_enough(len(there))
         self._check_features()
 
@@ -117,8 +125,8 @@ class Survey:
         """Asks for histograms, on ranges that all sites share."""
         earlier = {} if self.earlier is None else self.earlier.ranges()
         ranges = self._gathered.ranges(self._job.ranges, earlier)
-        sites = self._gathered.without_histograms(ranges)
-        if sites:
+        sites = self._gathered.incomplete(ranges)
+        if sites and not (ranges and ranges.keys() <= self._job.ranges.keys()):  # else it is done
             question = self._question.model_copy(update={"ranges": ranges})
             self._ask("count", question, sites)
 

@@ -4,11 +4,11 @@ A pointer file for each name of runs says which run of that name completed last;
 the last thing of a run, whole or not at all.
 """
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prefect_federated.errors import SnapshotCorrupt, SnapshotFailed
+from prefect_federated.errors import ConfigurationError, SnapshotCorrupt, SnapshotFailed
 from prefect_federated.statistics.absence import rows_of
 from prefect_federated.statistics.schema import OVERALL, Comparison, Drift, Split, Statistics
 from prefect_federated.statistics.withholding import one_line
@@ -97,14 +97,20 @@ def _read(content: bytes) -> Statistics:
     return Statistics.model_validate_json(content)
 
 
-def prepare() -> None:
-    """Imports what `publish` needs and what takes long to import; where it is not installed, not.
+def check_can_report() -> None:
+    """Raises `ConfigurationError` if what makes the report is not installed at the server."""
+    missing = [name for name in ("pandas", "plotly", "matplotlib") if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"the report of statistics needs {', '.join(missing)}, not installed at the server: "
+            "pip install 'prefect-federated[statistics]' there."
+        )
 
-    That is said when it is needed.
-    """
-    with contextlib.suppress(ImportError):
-        import_module("prefect_federated.statistics.report")
-        import_module("prefect_federated.statistics.summary")
+
+def prepare() -> None:
+    """Imports what `publish` needs and what takes long to import."""
+    import_module("prefect_federated.statistics.report")
+    import_module("prefect_federated.statistics.summary")
 
 
 def publish(

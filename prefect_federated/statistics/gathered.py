@@ -85,9 +85,19 @@ class Gathered:
             return
         self.states[site] = SiteState(state="failed", reason=reason)
 
-    def absent(self, site: str, reason: str) -> None:
-        """Notes that a site that was to be asked is not there."""
-        self.states.setdefault(site, SiteState(state="absent", reason=reason))
+    def missing(self, site: str, given_up: str | None, waited: str) -> None:
+        """Notes that a site has not been asked, if it has not.
+
+        Args:
+            site: The site's name.
+            given_up: Why it will not come, such as that its policy refuses the job; None if it is
+                only away.
+            waited: How long it was waited for.
+        """
+        state = SiteState(state="absent", reason=waited)
+        if given_up is not None:
+            state = SiteState(state="failed", reason=given_up)
+        self.states.setdefault(site, state)
 
     def kinds(self) -> dict[str, Kind]:
         """Returns column -> what it holds, at most of the sites that have it."""
@@ -156,13 +166,18 @@ class Gathered:
         """Returns the splits that sites have, in the order in which they first name them."""
         return list(dict.fromkeys(name for site in self.sites for name in self.splits[site]))
 
-    def without_histograms(self, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
-        """Returns the sites that are still to be asked for histograms."""
+    def incomplete(self, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+        """Returns the sites that are still to be asked for histograms, or for sums.
+
+        Args:
+            ranges: Of the columns that take a histogram.
+        """
         return [
             site
             for site in self.sites
             if any(
-                name in ranges and column.summary.histogram is None
+                (name in ranges and column.summary.histogram is None)
+                or (column.kind == "boolean" and _lacks_sums(column.summary))
                 for split in self.splits[site].values()
                 for name, column in split.columns.items()
             )
@@ -210,6 +225,11 @@ class Gathered:
             if found:
                 edges.setdefault(split, {})[name] = found
         return edges
+
+
+def _lacks_sums(summary: Summary) -> bool:
+    """Whether sums are neither told nor withheld: a database has told the rest."""
+    return bool(summary.count) and summary.mean is None and not summary.withheld
 
 
 def _range(low: float, high: float, earlier: tuple[float, float] | None) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def survey(
 
     ask("describe", question, list(folders))
     ranges = gathered.ranges(question.ranges, {})
-    if sites := gathered.without_histograms(ranges):
+    if sites := gathered.incomplete(ranges):
         ask("count", question.model_copy(update={"ranges": ranges}), sites)
     for _ in range(refinements):
         if not (edges := gathered.to_refine(quantiles, deviations(gathered), 16)):

@@ -1,5 +1,6 @@
 """What sites compute and what is merged of it, from real files, against pandas on all rows."""
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +158,6 @@ def test_groups_equal_pandas_groups(sites: dict[str, Path], result: Statistics) 
 def test_a_database_gives_the_same_numbers_as_its_rows_in_a_file(
     sites: dict[str, Path], result: Statistics, tmp_path: Path
 ) -> None:
-    import sqlite3
-
     text = (
         f"privacy: {OPEN}\ndatasets:\n  visits:\n    splits:\n"
         "      train: {url: 'sqlite:///visits.db', query: SELECT * FROM train}\n"
@@ -191,6 +190,21 @@ def test_a_database_gives_the_same_numbers_as_its_rows_in_a_file(
         np.testing.assert_allclose(
             np.array(correlations.values, float), np.array(theirs.values, float), atol=EXACT
         )
+
+
+def test_a_database_of_truth_values_alone_is_summed_up_too(tmp_path: Path) -> None:
+    text = (
+        f"privacy: {OPEN}\ndatasets:\n  visits:\n    url: sqlite:///visits.db\n"
+        "    query: SELECT * FROM visits\n    kinds: {is_smoker: boolean}\n"
+    )
+    folders = write_sites(tmp_path, {"a": text})
+    frame = rows(3, 200)[["is_smoker", "ward"]]
+    with sqlite3.connect(folders["a"] / "visits.db") as database:
+        frame.to_sql("visits", database, index=False)
+    summary = survey(folders, Question(dataset="visits")).splits["all"].features["is_smoker"]
+    assert summary.overall.mean == pytest.approx(frame["is_smoker"].mean(), rel=EXACT)
+    assert summary.overall.categories is not None
+    assert summary.overall.categories["true"] == frame["is_smoker"].sum()
 
 
 def test_an_unknown_dataset_and_column_are_named_with_near_ones(sites: dict[str, Path]) -> None:
