@@ -120,9 +120,8 @@ class _Asked:
         """Reads the rows once and returns their numbers."""
         question, policy = self.question, self.dataset.policy
         edges = self.edges() if with_bins else {}
-        tally = self.read(
-            self.plan(edges, with_moments), self.plan(edges, with_moments, of_groups=True)
-        )
+        plan = self.plan(edges, with_moments, with_categories)
+        tally = self.read(plan, self.of_groups(plan))
         parts = Parts(
             moments=with_moments,
             categories=with_categories,
@@ -136,22 +135,25 @@ class _Asked:
         fine = replace(parts, moments=False, categories=False, is_fine=True)
         return shown, fine_split(exact_split(tally, fine))
 
-    def plan(
-        self, edges: Mapping[str, Floats], with_moments: bool = True, of_groups: bool = False
-    ) -> Plan:
-        """Returns what is counted of all rows, or of each group."""
-        kinds = self.kinds
-        if not with_moments:
-            kinds = {name: kind for name, kind in kinds.items() if name in edges}
-        if of_groups:
-            kinds = {name: kind for name, kind in kinds.items() if name != self.group_by}
+    def plan(self, edges: Mapping[str, Floats], with_moments: bool, with_categories: bool) -> Plan:
+        """Returns what is counted of all rows; only columns that it takes are read."""
+        kinds = {
+            name: kind
+            for name, kind in self.kinds.items()
+            if (with_categories if kind == "categorical" else with_moments or name in edges)
+        }
         return Plan(
             kinds=kinds,
             edges=edges,
             bounds=self.dataset.policy.bounds,
             with_moments=with_moments,
-            with_products=with_moments and self.question.correlation and not of_groups,
+            with_products=with_moments and self.question.correlation,
         )
+
+    def of_groups(self, plan: Plan) -> Plan:
+        """Returns what is counted of each group: no correlations, and not the group itself."""
+        kinds = {name: kind for name, kind in plan.kinds.items() if name != self.group_by}
+        return replace(plan, kinds=kinds, with_products=False)
 
 
 @executor
@@ -199,6 +201,8 @@ def _protected(site: Site, kind: SiteTaskKind, compute: Compute) -> Update:
         with dataset.table(split) as table:
             asked = _Asked(question, dataset, table, split)
             exact, parts_of_bins = compute(asked)
+        if kind != "describe" and not exact.columns:  # nothing of it was asked for
+            continue
         told = [*exact.withheld, *asked.withheld]
         shown[split] = exact.model_copy(update={"withheld": told})
         if parts_of_bins is not None:
@@ -258,6 +262,6 @@ def _counted(asked: _Asked) -> Numbers:
 def _refined(asked: _Asked) -> Numbers:
     wanted = asked.question.edges.get(asked.split, {})
     edges = {name: np.array(wanted[name]) for name in asked.ranged if name in wanted}
-    tally = asked.read(asked.plan(edges, with_moments=False))
+    tally = asked.read(asked.plan(edges, False, False))
     parts = Parts(moments=False, categories=False, bins_for=asked.dataset.policy.bins_for)
     return exact_split(tally, parts), None
