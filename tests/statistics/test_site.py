@@ -1,15 +1,18 @@
 """What sites compute and what is merged of it, from real files, against pandas on all rows."""
 
 import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from prefect_federated.datasets import Table
 from prefect_federated.errors import ConfigurationError, DatasetNotFound
 from prefect_federated.executors import Site
 from prefect_federated.statistics import site as executors
+from prefect_federated.statistics.answers import answers_in
 from prefect_federated.statistics.question import Question
 from prefect_federated.statistics.schema import Statistics
 from tests.statistics.surveyed import OPEN, QUANTILES, asked, survey, write_sites
@@ -190,6 +193,41 @@ def test_a_database_gives_the_same_numbers_as_its_rows_in_a_file(
         np.testing.assert_allclose(
             np.array(correlations.values, float), np.array(theirs.values, float), atol=EXACT
         )
+
+
+def test_rows_are_read_no_more_often_than_needed(
+    sites: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[list[str]] = []
+    chunks = Table.chunks
+
+    def counted(table: Table, columns: Sequence[str], rows: int = 1) -> Iterator[pd.DataFrame]:
+        reads.append(list(columns))
+        return chunks(table, columns, rows)
+
+    monkeypatch.setattr(Table, "chunks", counted)
+    one = {"a": sites["a"]}
+    asks = Question(dataset="visits", splits=["train"], fine=8)
+    survey(one, asks, quantiles=())
+    assert len(reads) == 2  # all columns; then those that take a histogram
+    assert reads[1] == ["age", "pressure", "far", "seen"]
+    reads.clear()
+    given = {"age": (20, 90), "pressure": (60, 160), "far": (1e9 - 5, 1e9 + 5), "seen": (0, 2e9)}
+    described = Question.model_validate({**asks.model_dump(), "ranges": given})
+    found = answers_in(asked(sites["a"], "describe", described).blobs, described, "describe")[0]
+    assert len(reads) == 1
+    assert found.splits["train"].columns["age"].summary.histogram is not None
+
+    text = (
+        f"privacy: {OPEN}\ndatasets:\n  visits:\n    splits:\n"
+        "      train: {url: 'sqlite:///visits.db', query: 'SELECT age, ward FROM train'}\n"
+    )
+    folders = write_sites(tmp_path, {"a": text})
+    with sqlite3.connect(folders["a"] / "visits.db") as database:
+        pd.read_csv(sites["a"] / "train.csv").to_sql("train", database, index=False)
+    reads.clear()
+    survey(folders, asks, quantiles=())
+    assert reads == [["age"]]  # the database has summed up the rest
 
 
 def test_a_database_of_truth_values_alone_is_summed_up_too(tmp_path: Path) -> None:
