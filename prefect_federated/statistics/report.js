@@ -8,6 +8,17 @@
   const phone = matchMedia("(max-width: 40rem)");
   const state = { heights: "share", off: new Set(), matrix: new Map() };
   const inView = new Set();
+  // In light and in dark: black, or white, has a contrast of 4.5 at least on each of these colours.
+  const SCALES = {
+    missing: [
+      [[0, "#eaf1f8"], [0.5, "#f6c667"], [1, "#f08a24"]],
+      [[0, "#1b2a3d"], [0.5, "#6b4a1e"], [1, "#b35900"]],
+    ],
+    correlation: [
+      [[0, "#f08a24"], [0.5, "#ffffff"], [1, "#4ba3e3"]],
+      [[0, "#a85200"], [0.5, "#1e2329"], [1, "#1f6fb5"]],
+    ],
+  };
   const t = (text) =>
     String(text).replace(/[&<>$]/g, (mark) => `&#${mark.charCodeAt(0)};`);  // $ begins formulas
   const colour = (name) =>
@@ -142,7 +153,8 @@
     const heat = {
       type: "heatmap", x, y, z: values, hoverongaps: false, customdata: shown, text: numbers,
       hovertemplate: "%{customdata}<extra></extra>", xgap: 1, ygap: 1,
-      ...(width >= 22 ? { texttemplate: "%{text}" } : {}), ...more.trace,
+      ...(width >= 22 ? { texttemplate: "%{text}" } : {}),
+      textfont: { color: dark.matches ? "#fff" : "#000" }, ...more.trace,
     };
     const gaps = {
       type: "scatter", mode: "text", ...blank, hoverinfo: "skip",
@@ -171,7 +183,7 @@
     {
       short: (value) => (value === 0 ? "0" : value > 0 && value < 0.01 ? "<1" : (100 * value).toFixed(0)),
       trace: {
-        zmin: 0, zmax: 1, colorscale: "Cividis",
+        zmin: 0, zmax: 1, colorscale: SCALES.missing[Number(dark.matches)],
         colorbar: { title: { text: "missing" }, tickformat: ".0%", thickness: 12 },
         ...(phone.matches ? { showscale: false } : {}),
       },
@@ -185,7 +197,7 @@
       {
         short: (value) => value.toFixed(2).replace(/^(-?)0\./, "$1."),
         trace: {
-          zmin: -1, zmax: 1, colorscale: "RdBu", reversescale: true,
+          zmin: -1, zmax: 1, colorscale: SCALES.correlation[Number(dark.matches)],
           colorbar: { title: { text: "r" }, thickness: 12 },
           ...(phone.matches ? { showscale: false } : {}),
         },

@@ -72,7 +72,8 @@ def _document(page: Page, sections: list[Section]) -> str:
         f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
         f'<main id="content" tabindex="-1">{body}</main>'
         "<footer><p>Numbers left the sites as counts and sums; no row did. Means and variances are "
-        "merged exactly, quantiles with the error bounds that their tables state.</p></footer>"
+        "those of all released rows together, unless a site adds noise; quantiles have the error "
+        "bounds that their tables state.</p></footer>"
         f'<script type="application/json" id="figures">{_json(page)}</script>'
         f"<script>{plotly}</script><script>{script}</script></body></html>\n"
     )

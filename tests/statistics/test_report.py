@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
+from prefect_federated.statistics import report
 from prefect_federated.statistics.drift import compare
 from prefect_federated.statistics.report import report_html
 from prefect_federated.statistics.schema import Statistics
@@ -318,3 +319,20 @@ def test_a_result_of_nothing_has_a_report(browser: Browser, tmp_path: Path) -> N
     assert watched.page.locator("h1").inner_text() == "Statistics of heart"
     assert watched.said == []
     watched.page.context.close()
+
+
+def test_numbers_stand_out_from_each_colour_of_a_matrix() -> None:
+    script = (Path(report.__file__).parent / "report.js").read_text()
+    scales = script[script.index("const SCALES") : script.index("};", script.index("const SCALES"))]
+    lines = [re.findall(r'"#(\w{6})"', line) for line in scales.splitlines() if "#" in line]
+    assert len(lines) == 4
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for line, text in zip(lines, (0.0, 1.0, 0.0, 1.0), strict=True):
+        for colour in line:  # between two colours of a scale, contrast is between theirs
+            light, dark = sorted((text, luminance(colour)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, colour
