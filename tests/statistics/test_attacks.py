@@ -597,12 +597,12 @@ def test_no_histograms_by_group_tell_a_small_interval_of_a_group(
                     assert count is None or count == 0 or count >= SMALL
                     if count is not None:
                         equations.append(of(ward, low, high))
-    for ward in ("a", "b", None):
-        of_ward = frame[frame["ward"] == ward if ward else frame["ward"].isna()]["x"]
+    for group in ("a", "b", None):
+        of_ward = frame[frame["ward"] == group if group else frame["ward"].isna()]["x"]
         for low, high in itertools.combinations(range(7), 2):
             count = ((of_ward >= low) & (of_ward < high)).sum()
             if 0 < count < SMALL:
-                assert not can_compute(equations, of(ward, low, high)), (ward, low, high)
+                assert not can_compute(equations, of(group, low, high)), (group, low, high)
 
 
 def test_forbidden_columns_are_not_there_whatever_is_asked(tmp_path: Path) -> None:
