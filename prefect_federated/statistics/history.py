@@ -18,6 +18,9 @@ from prefect_federated.statistics.ledger import Account, Mark, Subject
 _STATES = 1_000
 """So many states of the data are compared with; with 20 rows changed between two, 20,000 rows."""
 
+_SHORT = 64
+"""Numbers of categories or bins of older states are kept up to so many in a table."""
+
 State = Mapping[str, Mark]
 """Exact numbers of all rows, "", or of each group by its name."""
 
@@ -89,7 +92,6 @@ def begin(account: Account, key: str, now: State, what: Since, at: datetime) -> 
     subject.since, subject.releases, subject.cells = at, {}, []
     if not now:  # it changes with others only
         return subject
-    # Of an older state, the counts of bins would be the most, and tell the least.
     older = [{name: _short(mark) for name, mark in state.items()} for state in subject.states]
     subject.states = [*older, dict(now)][-_STATES:]
     return subject
@@ -104,5 +106,5 @@ def _changes(before: State, now: State) -> list[float]:
 
 
 def _short(mark: Mark) -> Mark:
-    tables = {name: table for name, table in mark.tables.items() if name == "categories"}
+    tables = {name: table for name, table in mark.tables.items() if len(table) <= _SHORT}
     return Mark(counts=mark.counts, tables=tables, values=mark.values)

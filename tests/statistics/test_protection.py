@@ -192,6 +192,21 @@ def test_one_split_of_too_few_rows_leaves_the_other_as_it_is(tmp_path: Path) -> 
     assert [line.reason for line in told.splits["test"].withheld] == ["11 rows < minimum 20"]
 
 
+def test_a_constant_number_of_rows_makes_new_numbers_when_bins_tell_enough_changes(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(0)
+    stays = random.normal(40, 8, 2000) + np.linspace(0, 20, 2000)
+    site = SmallSite(tmp_path, pd.DataFrame({"x": stays[:1000]}))
+    told = []
+    for night in range(4):  # the last 1,000 stays; each night 250 are new
+        site.night, site.frame = night, pd.DataFrame({"x": stays[night * 250 :][:1000]})
+        answer = site.ask({"x": range(0, 101, 10)})
+        told.append(answer.splits["train"].columns["x"].summary.mean)
+        assert answer.released is None
+    assert told == [stays[night * 250 :][:1000].mean() for night in range(4)]
+
+
 def test_a_stricter_policy_does_not_get_the_release_of_a_looser_one(tmp_path: Path) -> None:
     frame = patients()
     site = SmallSite(tmp_path, frame)
