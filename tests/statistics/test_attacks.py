@@ -606,9 +606,10 @@ def test_no_histograms_by_group_tell_a_small_interval_of_a_group(
 
 
 def test_forbidden_columns_are_not_there_whatever_is_asked(tmp_path: Path) -> None:
-    policy = PrivacyPolicy(forbidden_columns=frozenset({"SEX"}))
+    policy = PrivacyPolicy(forbidden_columns=frozenset({"SEX", "chol"}))
     site = SmallSite(tmp_path, patients(), policy)
     assert "sex" not in site.ask().model_dump_json()
+    assert "chol" not in site.ask().model_dump_json()  # nor in its products with age
     named = site.split(features=["age", "sex"])
     assert named.columns["sex"].summary.withheld[0].reason == "the site does not allow it"
     assert not site.split(features=["age"], group_by="sex").groups
