@@ -46,6 +46,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.digits --sites 4 --rounds 20 --json results/digits.json
 	$(BIN)/python -m benchmarks.heterogeneity --json results/heterogeneity.json --plot results
 	$(BIN)/python -m benchmarks.reading --json results/reading.json
+	$(BIN)/python -m benchmarks.statistics --sites 4 --json results/statistics.json
+	$(BIN)/python -m benchmarks.statistics --deployed --json results/statistics-deployed.json
+	$(BIN)/python -m benchmarks.statistics --rows 2500000 --source sqlite --json results/statistics-sqlite.json
+	$(BIN)/python -m benchmarks.statistics --rows 2500000 --source postgresql --json results/statistics-postgresql.json
 	$(BIN)/python -m benchmarks.chaos --minutes 10 --seed 1 --json results/chaos.json
 
 clean:
