@@ -183,7 +183,9 @@ def _small_print(feature: Feature, series: Mapping[str, Summary]) -> str:
     edges = {tuple(h.edges) for each in series.values() if (h := each.histogram) is not None}
     if len(edges) > 1:
         lines.append("the sites' bins differ in width: heights are per width of the narrowest")
-    return unfolded(weighty_first(lines), _LINES)
+    silent = [site for site, each in series.items() if each.count is None]
+    first = [f"all sites: counted without {listed(silent)}"] if silent else []
+    return unfolded([*first, *weighty_first(lines)], _LINES)
 
 
 def _groups(page: Page, name: str, split: str, there: Split) -> str:

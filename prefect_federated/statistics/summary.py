@@ -76,7 +76,7 @@ def plain(text: str) -> str:
     """Returns a name or a sentence so that markdown and HTML take it as it is, on one line.
 
     >>> print(plain("a|b <script>\\n# [x](y), 11 rows < minimum 20"))
-    a\\|b &lt;script>� \\# \\[x\\](y), 11 rows < minimum 20
+    a\\|b &lt;script>�\\# \\[x\\](y), 11 rows < minimum 20
     """
     safe = _TAG.sub("&lt;", short(text, 400).replace("&", "&amp;"))
     return _SPECIAL.sub(r"\\\g<0>", safe)

@@ -21,6 +21,7 @@ from prefect_federated.statistics.wording import (
     clean,
     count,
     keeps_back,
+    listed,
     number,
     percent,
     short,
@@ -176,6 +177,8 @@ def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[Ren
             continue
         table.add_row(_text(site), *map(_text, _numbers(feature, each)), Histogram(each))
     yield table
+    if silent := [site for site, each in feature.by_site.items() if each.count is None]:
+        yield Text(f"- {OVERALL}: counted without {clean(listed(silent))}")
     asked = sorted({quantile.q for each in series.values() for quantile in each.quantiles})
     if asked:
         yield _quantiles(feature, series, asked)

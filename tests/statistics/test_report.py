@@ -163,6 +163,8 @@ def test_a_column_can_be_looked_for(page: Page) -> None:
 def test_what_is_withheld_and_who_is_absent_is_visible_with_the_reason(page: Page) -> None:
     text = page.locator("section:has(#withheld)").inner_text()
     assert "site-4: withheld, 11 rows < minimum 20" in text
+    age = picture(page, "age").locator("xpath=ancestor::article").inner_text()
+    assert "all sites: counted without site-4" in age
     sites = page.locator("section:has(#sites)").inner_text()
     assert "5 of 7 sites answered" in sites
     assert "absent: it is not connected" in sites
