@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo browser test lint bench clean
 
 setup: .setup-done
 
@@ -14,7 +14,10 @@ setup: .setup-done
 demo: setup
 	$(BIN)/python examples/heart/demo.py $(if $(KEEP),--keep)
 
-test: setup
+browser:
+	tests/install_browser.sh
+
+test: setup browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: setup
@@ -42,6 +45,11 @@ bench: setup
 	$(BIN)/python -m benchmarks.long_run --rounds 500 --params 5000000 --json results/long-run.json
 	$(BIN)/python -m benchmarks.digits --sites 4 --rounds 20 --json results/digits.json
 	$(BIN)/python -m benchmarks.heterogeneity --json results/heterogeneity.json --plot results
+	$(BIN)/python -m benchmarks.reading --json results/reading.json
+	$(BIN)/python -m benchmarks.statistics --sites 4 --json results/statistics.json
+	$(BIN)/python -m benchmarks.statistics --deployed --json results/statistics-deployed.json
+	$(BIN)/python -m benchmarks.statistics --rows 2500000 --source sqlite --json results/statistics-sqlite.json
+	$(BIN)/python -m benchmarks.statistics --rows 2500000 --source postgresql --json results/statistics-postgresql.json
 	$(BIN)/python -m benchmarks.chaos --minutes 10 --seed 1 --json results/chaos.json
 
 clean:

@@ -22,8 +22,17 @@ from prefect_federated.flows.fedavg import fedavg
 from prefect_federated.flows.fedbuff import fedbuff
 from prefect_federated.flows.fedopt import fedopt
 from prefect_federated.flows.scaffold import scaffold
+from prefect_federated.flows.statistics import statistics
 
-BUILT_IN: "tuple[Flow[..., Any], ...]" = (fedavg, fedopt, scaffold, ditto, cyclic, fedbuff)
+BUILT_IN: "tuple[Flow[..., Any], ...]" = (
+    fedavg,
+    fedopt,
+    scaffold,
+    ditto,
+    cyclic,
+    fedbuff,
+    statistics,
+)
 
 log = logging.getLogger("prefect_federated.controller")
 

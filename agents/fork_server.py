@@ -45,6 +45,7 @@ _IMPORTED = (
     "prefect._internal.metrics",
     "prefect_federated.agents.site_flow",
     "prefect_federated.flows.fedavg",
+    "prefect_federated.flows.statistics",
 )
 _REQUEST_BYTES = 4 << 20
 _STREAMS = 3  # standard input, output and error

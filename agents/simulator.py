@@ -180,6 +180,12 @@ def load_flow(name: str) -> "Flow[..., Any]":
     return found
 
 
+def _default(flow: "Flow[..., Any]", name: str) -> object:
+    """Returns the default of a flow's parameter; None if there is none."""
+    parameter = inspect.signature(flow.fn).parameters.get(name)
+    return None if parameter is None else parameter.default
+
+
 def _fitting(flow: "Flow[..., Any]", parameters: Mapping[str, JsonValue]) -> dict[str, Any]:
     """Returns the flow's parameters as the flow's types have them.
 

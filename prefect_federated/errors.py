@@ -4,7 +4,14 @@
     ├── ConfigurationError          what a person wrote or set is wrong
     │   ├── FederationFileError     federation.yaml: the line, and what is wrong there
     │   ├── KitError                a startup kit is incomplete, expired or not readable
-    │   └── ExecutorNotFound        an executor's import path does not lead to an executor
+    │   ├── ExecutorNotFound        an executor's import path does not lead to an executor
+    │   ├── DatasetFileError        a site's datasets.yaml: the line, and what is wrong there
+    │   ├── DatasetNotFound         a site has no dataset, split or column of that name
+    │   └── StatisticsNotFound      there is no such result of statistics, or not here
+    ├── DatasetUnreadable           a dataset's file, database or function gives no table
+    │   └── MixedTypes              a column holds values that are not of its kind
+    ├── LedgerDamaged               a site's record of released statistics is not as it was written
+    ├── StatisticsFailed            a site's statistics failed with what only the site may read
     ├── ConnectionFailed            the other side cannot be reached, or TLS failed
     ├── ProtocolError               the bytes that arrived are not a message of ours
     ├── AttachRefused               the job's endpoint does not let this site in
@@ -47,6 +54,38 @@ class KitError(ConfigurationError):
 
 class ExecutorNotFound(ConfigurationError):
     """An executor's import path does not lead to an executor."""
+
+
+class DatasetFileError(ConfigurationError):
+    """A site's `datasets.yaml` does not say what it must; the message begins with `file:line`."""
+
+
+class DatasetNotFound(ConfigurationError):
+    """A site has no dataset, split or usable column of that name; the message has near names."""
+
+
+class StatisticsNotFound(ConfigurationError):
+    """There is no such result of statistics, or it cannot be read here; says what to do."""
+
+
+class DatasetUnreadable(FederatedError):
+    """A dataset's file, database or function gives no table; no message holds a row's value."""
+
+
+class MixedTypes(DatasetUnreadable):
+    """Values of `column` are not of the column's kind; the message says in which row."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+class LedgerDamaged(FederatedError):
+    """A site's record of what it released and spent is damaged or gone; it releases nothing."""
+
+
+class StatisticsFailed(FederatedError):
+    """A site could not compute statistics; why is in its own log only, since it may show rows."""
 
 
 class ConnectionFailed(FederatedError):

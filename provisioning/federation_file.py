@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from prefect_federated.errors import FederationFileError
 from prefect_federated.kits import Identity, Role, ServerAddress, is_ip_address
-from prefect_federated.provisioning.yaml_lines import Location, YamlDocument, read_yaml
+from prefect_federated.yaml_lines import Location, YamlDocument, read_yaml
 
 MAX_NAME_LENGTH = 40
 MAX_ORGANISATION_LENGTH = 64  # X.509's own limit
@@ -168,7 +168,11 @@ def load_federation_file(file: Path) -> FederationFile:
         FederationFileError: the file cannot be read or is wrong; one line for each thing that is
             wrong, each begins with `file:line: ` and says what to write.
     """
-    document = read_yaml(file)
+    document = read_yaml(
+        file,
+        FederationFileError,
+        "Give the path of a federation file; examples/federation.yaml shows one.",
+    )
     try:
         federation = FederationFile.model_validate(document.value)
     except ValidationError as error:

@@ -49,7 +49,14 @@ def test_the_folders_at_the_top_level_are_no_import_names() -> None:
 
 def test_types_ship() -> None:
     assert (ROOT / "prefect_federated" / "py.typed").is_file()
-    assert PROJECT["tool"]["setuptools"]["package-data"] == {"prefect_federated": ["py.typed"]}
+    assert PROJECT["tool"]["setuptools"]["package-data"]["prefect_federated"] == ["py.typed"]
+
+
+def test_each_file_beside_the_modules_ships() -> None:
+    for package, names in PROJECT["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT / package.replace(".", "/")
+        beside = (p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".py")
+        assert sorted(beside) == sorted(names), package
 
 
 def test_the_extra_all_has_every_extra() -> None:

@@ -67,6 +67,7 @@ def test_the_documented_commands_are_found() -> None:
         "connect ",
         "sandbox ",
         "simulate ",
+        "statistics show ",
     ):
         assert any(command.startswith(start) for command in commands), start
 
@@ -154,6 +155,7 @@ def test_the_help_of_every_command_can_be_read() -> None:
         ["connect"],
         ["simulate"],
         ["provision"],
+        ["statistics", "show"],
     ):
         shown = subprocess.run(
             [sys.executable, "-m", "prefect_federated", *command, "--help"],

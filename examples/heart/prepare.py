@@ -1,6 +1,8 @@
 """Writes each hospital's rows of the UCI heart disease data into that hospital's own folder.
 
 python examples/heart/prepare.py data/heart
+
+Beside them is the hospital's `datasets.yaml`, which names them for statistics.
 """
 
 import csv
@@ -16,11 +18,18 @@ SITES = {
     "VA Long Beach": "va-long-beach",
 }
 
+DATASETS = """\
+datasets:
+  heart:
+    csv: heart.csv
+    forbidden: [id, dataset] # a number a patient, and the hospital's own name
+"""
+
 
 def split_by_hospital(
     folder: Path, csv_file: Path = HERE / "heart_disease_uci.csv"
 ) -> dict[str, Path]:
-    """Writes `<folder>/<site>/heart.csv` for each hospital; returns site -> its folder."""
+    """Writes `heart.csv` and `datasets.yaml` into `<folder>/<site>`; returns site -> its folder."""
     with csv_file.open(newline="") as source:
         reader = csv.DictReader(source)
         columns = list(reader.fieldnames or ())
@@ -32,6 +41,7 @@ def split_by_hospital(
             writer = csv.DictWriter(target, columns)
             writer.writeheader()
             writer.writerows(row for row in patients if row["dataset"] == hospital)
+        (folders[site] / "datasets.yaml").write_text(DATASETS)
     return folders
 
 

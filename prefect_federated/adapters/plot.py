@@ -13,12 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from prefect_federated.adapters.colours import BRIGHT, COLOURS, MARKERS
 from prefect_federated.curves import Curve
 
-# Okabe and Ito 2008: told apart by colour-blind readers; the markers tell them apart in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-_BRIGHT = COLOURS[:-1]  # black is the mean's
+__all__ = ["COLOURS", "MARKERS", "curves_png", "png_of"]
+
 _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 _BOLD = 2.4
 _MEAN = "mean of all"
@@ -109,9 +108,9 @@ def _draw(axes: Axes, word: str, curves: Sequence[Curve], sites: Sequence[str]) 
 
 def _style(number: int) -> dict[str, Any]:
     """Returns the colour and marker of the n-th of up to 42 things: no two have the same."""
-    turn, colour = divmod(number, len(_BRIGHT))
+    turn, colour = divmod(number, len(BRIGHT))
     return {
-        "color": _BRIGHT[colour],
+        "color": BRIGHT[colour],
         "marker": MARKERS[(colour + turn) % len(MARKERS)],
         "markersize": 3.5,
     }

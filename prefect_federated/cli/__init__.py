@@ -44,6 +44,11 @@ app.command(
     name="simulate",
     help="Run a job on virtual sites in one process.",
 )
+app.command(
+    "prefect_federated.cli.statistics:app",
+    name="statistics",
+    help="Show what federated statistics came to.",
+)
 
 
 def main() -> None:

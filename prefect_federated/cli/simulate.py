@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import cyclopts
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.table import Table
 from prefect_federated.cli.progress import showing_progress
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.messages import JsonValue, human_bytes
+
+if TYPE_CHECKING:
+    from prefect_federated.tasks.statistics_result import StatisticsRef
 
 
 def simulate_command(
@@ -71,6 +74,7 @@ def simulate_command(
 ) -> None:
     """Run a job on virtual sites: what runs here runs in a federation unchanged."""
     from prefect_federated.agents.simulator import simulate
+    from prefect_federated.tasks.statistics_result import StatisticsRef
 
     logging.getLogger("prefect_federated.site").setLevel(
         logging.WARNING
@@ -93,6 +97,9 @@ def simulate_command(
             tensorboard=tensorboard,
         )
     console = Console(file=sys.stdout)
+    if isinstance(result.returned, StatisticsRef):
+        _show_statistics(console, result.returned)
+        return
     if result.metrics:
         console.print(_table(result.metrics))
     console.print(f"Model: {result.path}", soft_wrap=True)
@@ -100,6 +107,15 @@ def simulate_command(
     if best is not None:
         round = getattr(result.returned, "best_round", None)
         console.print(f"Best model, after round {round}: {best}", soft_wrap=True)
+
+
+def _show_statistics(console: Console, reference: "StatisticsRef") -> None:
+    from prefect_federated.statistics.terminal import overview
+    from prefect_federated.tasks.statistics_lookup import read_statistics
+
+    console.print(overview(read_statistics(Path(reference.path))))
+    console.print(f"Report: {reference.report}", soft_wrap=True, markup=False)
+    console.print(f"JSON: {reference.path}", soft_wrap=True, markup=False)
 
 
 def _table(rows: Sequence[Mapping[str, JsonValue]]) -> Table:

@@ -1,0 +1,277 @@
+"""The result in a terminal: an overview, a table of the columns, small histograms of characters."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from prefect_federated.errors import StatisticsNotFound
+from prefect_federated.statistics.absence import Rows, absence_words, rows_of
+from prefect_federated.statistics.distances import counts_of
+from prefect_federated.statistics.report_page import result_sites
+from prefect_federated.statistics.schema import OVERALL, Feature, Split, Statistics, Summary
+from prefect_federated.statistics.stand_outs import all_stand_outs, stand_outs
+from prefect_federated.statistics.wording import (
+    NONE,
+    WITHHELD,
+    clean,
+    count,
+    keeps_back,
+    listed,
+    number,
+    percent,
+    short,
+    spread,
+    total,
+    weighty_first,
+)
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_ASCII = " .:-=+*#@"
+_LINES = 10
+_DRIFTS = 20
+_CATEGORIES = 12
+_BARS, _FEWEST_BARS = 30, 7
+
+
+def overview(result: Statistics) -> RenderableType:
+    """Returns the whole result, as much of it as a person reads in a terminal."""
+    parts: list[RenderableType] = [_title(result)]
+    found = [f"{each.text} ({clean(', '.join(each.splits))})" for each in all_stand_outs(result)]
+    parts += _lines("What stands out", [*map(clean, result.notes), *found])
+    parts += _lines("What is withheld", [*map(clean, weighty_first(result.withheld))])
+    parts.append(_sites(result))
+    parts += [_columns(clean(name), split) for name, split in result.splits.items()]
+    parts += _drift(result)
+    return Group(*parts)
+
+
+def one_column(result: Statistics, name: str) -> RenderableType:
+    """Returns one column in every split, site by site.
+
+    Raises:
+        StatisticsNotFound: the result has no such column.
+    """
+    parts: list[RenderableType] = [_title(result)]
+    splits = {split: there for split, there in result.splits.items() if name in there.features}
+    if not splits:
+        names = list(dict.fromkeys(n for there in result.splits.values() for n in there.features))
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:10]
+        raise StatisticsNotFound(
+            f"the result has no column {name!r}. It has {len(names)}; near that: "
+            f"{', '.join(map(repr, near))}."
+        )
+    for split, there in splits.items():
+        parts += list(
+            _column(f"{short(name)} in {clean(split)}", name, there.features[name], rows_of(there))
+        )
+    return Group(*parts)
+
+
+class Histogram:
+    """A histogram of characters, one a bin, drawn as well as the terminal can."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._summary = summary
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        marks = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII
+        yield Text(bars(self._summary, marks, options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = len(bars(self._summary))
+        return Measurement(min(width, _FEWEST_BARS), width)
+
+
+def bars(summary: Summary, marks: str = _BLOCKS, most: int = _BARS) -> str:
+    """Returns a character a bin or category: the higher, the more; a mark for any value at all.
+
+    >>> from prefect_federated.statistics.schema import Histogram
+    >>> bars(Summary(histogram=Histogram(edges=[0, 1, 2, 3], counts=[0, 1, 800])))
+    ' ▁█'
+    """
+    if summary.categories:
+        sizes = sorted((size or 0.0 for size in summary.categories.values()), reverse=True)
+    elif summary.histogram is not None:
+        sizes = counts_of(summary.histogram, summary.count).tolist()
+        step = -(-len(sizes) // max(most, 1))
+        sizes = [sum(sizes[place : place + step]) for place in range(0, len(sizes), step)]
+    else:
+        return ""
+    highest, steps = max(sizes, default=0.0), len(marks) - 1
+    if highest <= 0:
+        return ""
+    levels = [max(round(size / highest * steps), 1) if size > 0 else 0 for size in sizes]
+    return "".join(marks[level] for level in levels[:most])
+
+
+def _title(result: Statistics) -> Text:
+    made = f"{result.created:%Y-%m-%d %H:%M}, run {clean(result.run)}"
+    return Text.assemble(
+        (f"Statistics of {clean(result.dataset)}", "bold"), f"  {clean(result.name)}, {made}"
+    )
+
+
+def _lines(title: str, lines: list[str]) -> list[RenderableType]:
+    if not lines:
+        return []
+    shown = [Text(f"- {line}") for line in lines[:_LINES]]
+    if len(lines) > _LINES:
+        shown.append(Text(f"- and {len(lines) - _LINES} more; --html FILE has all"))
+    return [Text(f"\n{title}", style="bold"), *shown]
+
+
+def _sites(result: Statistics) -> Table:
+    table = Table(
+        "site", "state", title="Sites", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in result.splits:
+        table.add_column(f"{clean(name)}: rows", justify="right")
+    for site in result_sites(result):
+        state = result.sites.get(site)
+        words = (
+            "answered" if state is None else ": ".join(filter(None, [state.state, state.reason]))
+        )
+        rows = []
+        for split in result.splits.values():
+            there = split.sites.get(site)
+            if there is None:
+                rows.append("")
+            elif there.rows is None and there.withheld:
+                rows.append(WITHHELD)
+            else:
+                rows.append(count(there.rows))
+        table.add_row(*map(_text, [site, words, *rows]))
+    table.add_row(OVERALL, "", *(count(split.rows) for split in result.splits.values()))
+    return table
+
+
+def _columns(name: str, split: Split) -> Table:
+    table = Table(
+        title=f"Columns in {name}, all sites", title_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )  # fmt: skip
+    _add_columns(table, "column", "kind")
+    for column, feature in split.features.items():
+        cells = _numbers(feature, feature.overall)
+        cells[1] = absence_words(feature, split, OVERALL)
+        table.add_row(_text(column), feature.kind, *map(_text, cells), Histogram(feature.overall))
+    return table
+
+
+def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[RenderableType]:
+    series = {OVERALL: feature.overall, **feature.by_site}
+    yield Text(f"\n{title}, {feature.kind}", style="bold")
+    for note in stand_outs(name, feature, rows):
+        yield Text(f"- {note}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    _add_columns(table, "site")
+    for site, each in series.items():
+        reason = keeps_back(each.withheld, "everything")
+        if reason is not None and each.count is None:
+            yield Text(f"- {clean(site)}: {WITHHELD}, {clean(reason)}")
+            continue
+        table.add_row(_text(site), *map(_text, _numbers(feature, each)), Histogram(each))
+    yield table
+    if silent := [site for site, each in feature.by_site.items() if each.count is None]:
+        yield Text(f"- {OVERALL}: counted without {clean(listed(silent))}")
+    asked = sorted({quantile.q for each in series.values() for quantile in each.quantiles})
+    if asked:
+        yield _quantiles(feature, series, asked)
+    if feature.overall.categories:
+        yield _categories(series)
+    for site, each in series.items():
+        for line in each.withheld:
+            if line.what != "everything":
+                yield Text(f"- {clean(site)}: {clean(line.what)} withheld, {clean(line.reason)}")
+
+
+def _add_columns(table: Table, *words: str) -> None:
+    """Adds the columns of numbers, which are never cut: a cut number would be another number."""
+    for header in words:
+        table.add_column(header, overflow="fold")
+    for header in ("values", "missing", "mean", "std", "min", "max"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("how they lie", overflow="fold")
+
+
+def _quantiles(feature: Feature, series: Mapping[str, Summary], asked: list[float]) -> Table:
+    headers = ["quantiles", *(f"{100 * q:g} %" for q in asked)]
+    table = Table(*headers, box=box.SIMPLE_HEAD, pad_edge=False)
+    for site, each in series.items():
+        found = {quantile.q: quantile for quantile in each.quantiles}
+        cells = []
+        for q in asked:
+            quantile = found.get(q)
+            cell = NONE if quantile is None else number(quantile.value, feature.kind)
+            if quantile is not None and quantile.lower != quantile.upper:
+                low, high = (number(v, feature.kind) for v in (quantile.lower, quantile.upper))
+                cell += f" [{low}, {high}]"
+            cells.append(cell)
+        if found:
+            table.add_row(*map(_text, [site, *cells]))
+    return table
+
+
+def _categories(series: Mapping[str, Summary]) -> Table:
+    table = Table("category", box=box.SIMPLE_HEAD, pad_edge=False)
+    for site, each in series.items():
+        if each.categories:
+            table.add_column(_text(site), justify="right")
+    whole = series[OVERALL].categories or {}
+    names = sorted(whole, key=lambda name: -(whole[name] or 0.0))
+    for name in names[:_CATEGORIES]:
+        cells = [
+            WITHHELD if each.categories.get(name, 0.0) is None
+            else count(each.categories.get(name, 0.0))
+            for each in series.values() if each.categories
+        ]  # fmt: skip
+        table.add_row(*map(_text, [name, *cells]))
+    if len(names) > _CATEGORIES:
+        table.add_row(f"{len(names) - _CATEGORIES} more; --json FILE has all")
+    return table
+
+
+def _numbers(feature: Feature, each: Summary) -> list[str]:
+    shown = {
+        "count": count(each.count),
+        "missing": percent(each.missing, total(each)),
+        "mean": number(each.mean, feature.kind),
+        "std": spread(each.std, feature.kind),
+        "min": number(each.min, feature.kind),
+        "max": number(each.max, feature.kind),
+    }
+    if feature.kind in ("categorical", "boolean"):
+        shown |= dict.fromkeys(("mean", "std", "min", "max"), "")
+    return [
+        WITHHELD if cell == NONE and keeps_back(each.withheld, what) else cell
+        for what, cell in shown.items()
+    ]
+
+
+def _drift(result: Statistics) -> list[RenderableType]:
+    compared = result.compared
+    if compared is None:
+        return []
+    past = [drift for drift in compared.drifts if drift.is_past_threshold]
+    title = f"Since the run of {compared.created:%Y-%m-%d %H:%M}"
+    notes = _lines(title, [*map(clean, compared.notes)]) or [Text(f"\n{title}", style="bold")]
+    if not past:
+        return [*notes, Text("- nothing is past a threshold")]
+    headers = ("split", "column", "site", "PSI", "KS distance")
+    table = Table(*headers, box=box.SIMPLE_HEAD, pad_edge=False)
+    for drift in past[:_DRIFTS]:
+        cells = [drift.split, drift.feature, drift.site, number(drift.psi), number(drift.ks)]
+        table.add_row(*map(_text, cells))
+    if len(past) > _DRIFTS:
+        table.add_row(f"{len(past) - _DRIFTS} more")
+    return [*notes, table]
+
+
+def _text(cell: str) -> Text:
+    """Returns a cell whose square brackets rich does not read as markup."""
+    return Text(short(cell, 80), style="yellow" if cell.startswith(WITHHELD) else "")

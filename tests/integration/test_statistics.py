@@ -1,0 +1,176 @@
+"""Statistics of a real federation: over mutual TLS, scheduled, with a site that is away."""
+
+import runpy
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+import pytest
+import yaml
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.states import Scheduled
+
+from prefect_federated.statistics.schema import Statistics
+from prefect_federated.tasks.statistics_result import DRIFT_EVENT, StatisticsRef, reference_in
+from tests.integration.running import Running, eventually
+
+ROOT = Path(__file__).parents[2]
+HOSPITALS = {"site-1": "cleveland", "site-2": "hungary", "site-3": "va-long-beach"}
+
+
+@pytest.fixture(scope="module")
+def hospitals(
+    federation: Running, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Path]]:
+    """Gives the federation's sites the rows of three hospitals; returns site -> its folder."""
+    split = runpy.run_path(str(ROOT / "examples" / "heart" / "prepare.py"))["split_by_hospital"]
+    made = split(tmp_path_factory.mktemp("heart"))
+    folders = {}
+    for site, hospital in HOSPITALS.items():
+        folders[site] = federation.sandbox.state(site) / "data"
+        shutil.copytree(made[hospital], folders[site], dirs_exist_ok=True)
+    yield folders
+    for folder in folders.values():
+        for name in ("heart.csv", "datasets.yaml"):
+            (folder / name).unlink()
+
+
+def run(federation: Running, at: datetime | None = None, **parameters: object) -> FlowRun:
+    """Runs statistics/default with the heart data, and returns its flow run once it has ended."""
+    federation.wait_until_idle()
+    deployment = federation.client.read_deployment_by_name("statistics/default")
+    started = federation.client.create_flow_run_from_deployment(
+        deployment.id,
+        parameters={"dataset": "heart", **parameters},
+        state=Scheduled(scheduled_time=at),
+    )
+
+    def ended() -> FlowRun | None:
+        now = federation.client.read_flow_run(started.id)
+        return now if now.state is not None and now.state.is_final() else None
+
+    return eventually(ended, "the run ends")
+
+
+def read(ended: FlowRun) -> tuple[StatisticsRef, Statistics]:
+    assert ended.state is not None
+    assert ended.state.type == StateType.COMPLETED, ended.state.message
+    reference = reference_in(ended.state.result())
+    assert reference is not None
+    return reference, Statistics.model_validate_json(Path(reference.path).read_text())
+
+
+def test_a_scheduled_run_reports_with_a_site_that_is_away_and_drift_starts_an_automation(
+    federation: Running, hospitals: dict[str, Path]
+) -> None:
+    client = federation.client
+    wanted: dict[str, Any] = {"name": "every night", "features": ["age", "sex", "chol"]}
+    at = datetime.now(UTC) + timedelta(seconds=2)
+    reference, result = read(run(federation, at, **wanted))
+    assert {state.state for state in result.sites.values()} == {"answered"}
+    rows = [pd.read_csv(folder / "heart.csv")["age"] for folder in hospitals.values()]
+    age = result.splits["all"].features["age"].overall
+    assert age.mean == pytest.approx(pd.concat(rows).mean(), rel=1e-12)
+    assert age.variance == pytest.approx(pd.concat(rows).var(), rel=1e-12)
+    assert Path(reference.report).read_text().startswith("<!")
+
+    older = pd.read_csv(hospitals["site-1"] / "heart.csv")
+    older["age"] += 12
+    older.to_csv(hospitals["site-1"] / "heart.csv", index=False)
+    deployment = client.read_deployment_by_name("fedavg/default")
+    automation = client.create_automation(
+        AutomationCore(
+            name="train again when the data drift",
+            trigger=EventTrigger(
+                expect={DRIFT_EVENT},
+                match={"prefect.resource.id": "federated.statistics.every night"},
+                match_related={"prefect.resource.id": "federated.site.site-1"},
+                posture="Reactive",
+                threshold=1,
+            ),
+            actions=[
+                RunDeployment(
+                    source="selected",
+                    deployment_id=deployment.id,
+                    parameters={"executor": "scripted"},
+                    schedule_after=timedelta(days=1),  # so that it does not run here
+                )
+            ],
+        )
+    )
+    client.update_work_pool("site-3", WorkPoolUpdate(is_paused=True))  # its worker gets no runs
+    try:
+        ended = run(federation, absent_after_s=3, **wanted)
+        started = eventually(lambda: later_runs(federation, deployment.id), "the automation reacts")
+    finally:
+        client.update_work_pool("site-3", WorkPoolUpdate(is_paused=False))
+        client.delete_automation(automation)
+    for each in started:
+        client.delete_flow_run(each.id)
+    reference, result = read(ended)
+    assert result.sites["site-3"].state == "absent"
+    assert "had not joined within 3 s" in result.sites["site-3"].reason
+    assert ended.state is not None
+    assert "absent: site-3" in str(ended.state.message)
+    assert set(result.splits["all"].features["age"].by_site) == {"site-1", "site-2"}
+    assert result.compared is not None
+    past = {(d.site, d.feature) for d in result.compared.drifts if d.is_past_threshold}
+    assert ("site-1", "age") in past
+    assert reference.drifted == len(past)
+
+
+def later_runs(federation: Running, deployment: UUID) -> list[FlowRun]:
+    return federation.client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Scheduled"]))
+        ),
+    )
+
+
+def test_an_unknown_dataset_is_said_once_with_each_sites_reason(
+    federation: Running, hospitals: dict[str, Path]
+) -> None:
+    ended = run(federation, dataset="hart", absent_after_s=5)
+    assert ended.state is not None
+    assert ended.state.type == StateType.FAILED
+    assert ended.run_count == 1  # another attempt would help nobody
+    for site in hospitals:
+        assert f"{site}: failed, DatasetNotFound" in str(ended.state.message)
+    assert "Did you mean 'heart'" in str(ended.state.message)
+
+
+def test_the_nightly_deployment_is_registered_turned_off_and_can_be_turned_on(
+    federation: Running, tmp_path: Path
+) -> None:
+    content = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+    content["deployments"] = [d for d in content["deployments"] if d["name"] == "nightly"]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(content))
+    command = federation.command("--no-prompt", "deploy", "--all")
+    subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=tmp_path)
+    client = federation.client
+    deployment = client.read_deployment_by_name("statistics/nightly")
+    try:
+        (schedule,) = deployment.schedules
+        assert not schedule.active
+        resume = ["deployment", "schedule", "resume", "statistics/nightly", str(schedule.id)]
+        subprocess.run(federation.command(*resume), check=True, capture_output=True, timeout=120)
+        (schedule,) = client.read_deployment_by_name("statistics/nightly").schedules
+        assert schedule.active
+    finally:
+        client.delete_deployment(deployment.id)
