@@ -129,8 +129,10 @@ def simulate(
             tensorboard=None if tensorboard is None else Path(tensorboard),
         )
         fitting = _fitting(found, parameters or {})
-        if isinstance(path := fitting.get("executor"), str):
+        if isinstance(path := fitting.get("executor", _default(found, "executor")), str):
             load_executor(path)  # its imports take seconds, too
+        if prepare := getattr(sys.modules.get(found.fn.__module__), "prepare", None):
+            prepare()  # as do those of a flow's last steps
         with temporary_server.reached(server), simulating(simulation):
             returned = found.with_options(retries=0)(**fitting)
     if not isinstance(returned, ModelRef):

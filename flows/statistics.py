@@ -15,7 +15,14 @@ from pydantic import AfterValidator, Field, FiniteFloat
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import JobParameters, takes
 from prefect_federated.tasks.statistics import Survey
-from prefect_federated.tasks.statistics_result import StatisticsRef, message_of, publish
+from prefect_federated.tasks.statistics_result import (
+    StatisticsRef,
+    message_of,
+    prepare,
+    publish,
+)
+
+__all__ = ["StatisticsJob", "prepare", "statistics"]
 
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ A pointer file for each name of runs says which run of that name completed last;
 the last thing of a run, whole or not at all.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
@@ -109,8 +110,9 @@ def check_can_report() -> None:
 
 def prepare() -> None:
     """Imports what `publish` needs and what takes long to import."""
-    import_module("prefect_federated.statistics.report")
-    import_module("prefect_federated.statistics.summary")
+    with contextlib.suppress(ImportError):  # `check_can_report` says what to install
+        import_module("prefect_federated.statistics.report")
+        import_module("prefect_federated.statistics.summary")
 
 
 def publish(
