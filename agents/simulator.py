@@ -36,6 +36,8 @@ from prefect_federated.tracking import check_installed
 from prefect_federated.transport.inproc import Labels, Watcher
 from prefect_federated.transport.signals import Moment
 
+_BUILT_IN = "prefect_federated.flows."
+
 
 @dataclass(frozen=True)
 class SimulationResult:
@@ -131,8 +133,7 @@ def simulate(
         fitting = _fitting(found, parameters or {})
         if isinstance(path := fitting.get("executor", _default(found, "executor")), str):
             load_executor(path)  # its imports take seconds, too
-        if prepare := getattr(sys.modules.get(found.fn.__module__), "prepare", None):
-            prepare()  # as do those of a flow's last steps
+        _prepare(found)
         with temporary_server.reached(server), simulating(simulation):
             returned = found.with_options(retries=0)(**fitting)
     if not isinstance(returned, ModelRef):
@@ -161,6 +162,13 @@ def _runner(
     return runner or ("processes" if processes is not None else "threads")
 
 
+def _prepare(flow: "Flow[..., Any]") -> None:
+    """Imports what a built-in flow's last steps need, if it says so: that takes seconds, too."""
+    module = flow.fn.__module__
+    if module.startswith(_BUILT_IN) and (prepare := getattr(sys.modules[module], "prepare", None)):
+        prepare()
+
+
 def load_flow(name: str) -> "Flow[..., Any]":
     """Returns a built-in flow by its name, or the one at "module:flow".
 
@@ -169,7 +177,7 @@ def load_flow(name: str) -> "Flow[..., Any]":
     """
     module_name, _, attribute = name.partition(":")
     if not attribute:
-        module_name, attribute = f"prefect_federated.flows.{name}", name
+        module_name, attribute = f"{_BUILT_IN}{name}", name
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
