@@ -71,10 +71,15 @@ def noised_summary(
         }
         least = max(least, float(policy.small_cell))
         told["categories"] = {name: number for name, number in noised.items() if number >= least}
-        if len(noised) > len(told["categories"]):  # type: ignore[arg-type]
-            why = f"fewer than {least:.0f} rows, noise included; not named"
-            withheld.append(Withheld(what="some categories", reason=why))
+        if least > 0:
+            withheld.append(_rare("categories", least))
     return Summary.model_validate({**told, "noise": str(mechanism), "withheld": withheld})
+
+
+def _rare(what: str, least: float) -> Withheld:
+    """Returns a line that is there and the same whether or not there are any: one row decides."""
+    why = f"those with fewer than {least:.0f} rows, noise included, if there are any; not named"
+    return Withheld(what=f"rare {what}", reason=why)
 
 
 def _is_within(exact: Summary, bounds: Bounds) -> bool:
@@ -135,11 +140,8 @@ def _noised_histogram(
 def noised_group_rows(
     rows: Mapping[str, float], policy: PrivacyPolicy, mechanism: Mechanism, name_tables: int
 ) -> tuple[dict[str, float], list[Withheld]]:
-    """Returns the groups that are released, with their rows, and a line if there are others."""
+    """Returns the groups that are released, with their rows, and a line on all others."""
     least = max(mechanism.threshold(name_tables), policy.minimum_rows)
     noised = {name: mechanism.count(count) for name, count in rows.items()}
     told = {name: count for name, count in noised.items() if count >= least}
-    if len(told) == len(rows):
-        return told, []
-    why = f"fewer than {least:.0f} rows, noise included; not named"
-    return told, [Withheld(what="some groups", reason=why)]
+    return told, [_rare("groups", least)]

@@ -651,3 +651,19 @@ def test_exact_numbers_are_not_among_the_noised(tmp_path: Path) -> None:
         assert not exact & told
         summary = answer.splits["train"].columns[column].summary
         assert (summary.min, summary.max) == site.policy.bounds[column]
+
+
+def test_with_noise_no_line_tells_that_one_row_has_a_name_of_its_own(tmp_path: Path) -> None:
+    without = pd.DataFrame({"ward": ["a"] * 4000 + ["b"] * 4000, "age": np.arange(8000.0) % 90})
+    one_more = pd.DataFrame({"ward": ["rare"], "age": [50.0]})
+    lines = []
+    for name, frame in (("without", without), ("with", pd.concat([without, one_more]))):
+        split = SmallSite(tmp_path / name, frame, noisy()).split(group_by="ward")
+        assert set(split.groups) == {"a", "b"}
+        column = split.columns["ward"].summary
+        assert set(column.categories or {}) == {"a", "b"}
+        lines.append((split.withheld, column.withheld))
+    assert lines[0] == lines[1]
+    of_split, of_column = lines[0]
+    assert any("if there are any" in line.reason for line in of_split)
+    assert any("if there are any" in line.reason for line in of_column)
