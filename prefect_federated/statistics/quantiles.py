@@ -25,6 +25,9 @@ _SURE = 1e-9  # a share of a place: so far may rounding have moved a whole numbe
 class Cumulative:
     """How many values lie below each edge: at least `least`, at most `most`.
 
+    Values on the edge itself may be counted in `least`, and are not in `most`; so of values that
+    are all the same, `least` at their edge is all of them, and `most` is 0.
+
     Args:
         edges: `(n,)`, rising.
         least: `(n,)`.
@@ -70,11 +73,13 @@ class Cumulative:
     def between(cls, summary: Summary) -> "Cumulative | None":
         """Returns that all values lie between minimum and maximum, if these are known.
 
-        Noise moves them outwards only.
+        They may have been moved, but outwards only: where they are equal, all values are there.
         """
         low, high, total = summary.min, summary.max, summary.count
-        if low is None or high is None or not total or low >= high or summary.noise is not None:
+        if low is None or high is None or not total or low > high or summary.noise is not None:
             return None
+        if low == high:
+            return cls(np.array([low]), np.array([total]), np.zeros(1), float(total))
         ends = np.array([0.0, total])
         return cls(np.array([low, high]), ends, ends, float(total))
 
@@ -110,10 +115,13 @@ def narrowed(one: Cumulative, other: Cumulative) -> Cumulative:
     """Returns what two counts of the same values tell together."""
     edges = np.union1d(one.edges, other.edges)
     (least, most), (least_too, most_too) = one.at(edges), other.at(edges)
+    least = np.maximum(least, least_too)
+    # What lies below or on an edge lies below the next one, also where the counts disagree.
+    before = np.concatenate([[0.0], least[:-1]])
     return Cumulative(
         edges=edges,
-        least=np.maximum(least, least_too),
-        most=np.maximum(np.minimum(most, most_too), np.maximum(least, least_too)),
+        least=least,
+        most=np.maximum(np.minimum(most, most_too), before),
         total=one.total,
         is_exact=one.is_exact and other.is_exact,
     )
@@ -207,8 +215,10 @@ def places_to_refine(
         found = _locate(known, q)
         # Between the bounds there may be edges: what lies below them is not known well enough, as
         # bins are withheld. Only the outermost two bins are worth dividing.
-        bins |= set((np.searchsorted(known.edges, found.lower, side="right") - 1).tolist())
-        bins |= set((np.searchsorted(known.edges, found.upper, side="left") - 1).tolist())
+        is_open = found.lower < found.upper
+        lower, upper = found.lower[is_open], found.upper[is_open]
+        bins |= set((np.searchsorted(known.edges, lower, side="right") - 1).tolist())
+        bins |= set((np.searchsorted(known.edges, upper, side="left") - 1).tolist())
     width = float(inner[-1] - inner[0]) or 1.0
     edges = set[float]()
     for place in bins:

@@ -21,7 +21,7 @@ from prefect_federated.statistics.quantiles import (
     quantiles,
     together,
 )
-from prefect_federated.statistics.schema import Histogram
+from prefect_federated.statistics.schema import Histogram, Summary
 
 WANTED = [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0]
 Values = NDArray[np.float64]
@@ -113,3 +113,58 @@ def test_of_no_values_nothing_is_known() -> None:
     assert together([]) is None
     unknown = Histogram(edges=[-OUTER, 0.0, OUTER], counts=[None, 3])
     assert Cumulative.of(unknown, None) is None
+
+
+def ends(values: Values) -> Cumulative:
+    """Returns what minimum and maximum tell."""
+    low, high = float(values.min()), float(values.max())
+    told = Cumulative.between(Summary(count=len(values), min=low, max=high))
+    assert told is not None
+    return told
+
+
+def test_of_values_that_are_all_the_same_each_quantile_is_that_value() -> None:
+    counts = counted(np.zeros(92), shown_edges(-13.75, 603, 40))
+    assert counts is not None
+    known = narrowed(counts, ends(np.zeros(92)))
+    for found in quantiles(known, WANTED):
+        assert (found.value, found.lower, found.upper) == (0.0, 0.0, 0.0)
+    assert places_to_refine(known, WANTED, Near(0.0), 4) == []
+
+
+def test_a_site_whose_values_are_all_the_same_brings_the_bounds_of_all_sites_closer() -> None:
+    swiss, others = np.zeros(92), np.random.default_rng(1).normal(230, 50, 500)
+    edges = shown_edges(-13.75, 603, 40)
+    parts = [part for each in (swiss, others) if (part := counted(each, edges)) is not None]
+    both = np.concatenate([swiss, others])
+    before, after = (
+        quantiles(known, [0.05])[0]
+        for known in (together(parts), together([narrowed(parts[0], ends(swiss)), parts[1]]))
+    )
+    assert (after.lower, after.value, after.upper) == (0.0, 0.0, 0.0)
+    assert before.lower is not None
+    assert before.lower < 0
+    check(together([narrowed(parts[0], ends(swiss)), parts[1]]), both)
+
+
+@given(
+    st.lists(
+        st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12), min_size=1, max_size=4
+    ),
+    st.integers(0, 4),
+    st.integers(1, 9),
+)
+def test_the_true_quantile_lies_within_the_bound_where_many_values_are_on_the_edges(
+    sites: list[list[float]], minimum: int, bins: int
+) -> None:
+    arrays = [np.array(values) for values in sites]
+    parts = []
+    for number, values in enumerate(arrays):
+        counts = counted(values, shown_edges(-3, 3, bins + number), minimum)
+        parts.append(ends(values) if counts is None else narrowed(counts, ends(values)))
+    check(together(parts), np.concatenate(arrays))
+
+
+def test_ends_with_noise_in_the_numbers_tell_nothing() -> None:
+    assert Cumulative.between(Summary(count=9, min=0, max=0, noise="Laplace, epsilon 1")) is None
+    assert Cumulative.between(Summary(count=9, min=1, max=0)) is None
