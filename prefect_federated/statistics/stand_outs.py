@@ -117,8 +117,7 @@ def _missing(name: str, feature: Feature, rows: Rows) -> Iterator[StandOut]:
             OVERALL,
             "missing",
             88 * whole.share + 10 * (max(shares) - min(shares)),
-            f"{title}: {words} of all values "
-            f"{'is' if words.startswith('a ') else 'are'} missing{counts}: {listed(parts)}.",
+            f"{title}: {_of_all_values(words)} missing{counts}: {listed(parts)}.",
         )
         return
     for site, each in known.items():
@@ -153,6 +152,18 @@ def _infinite(name: str, sites: Mapping[str, Summary]) -> Iterator[StandOut]:
                 f"{'value' if round(there.infinite) == 1 else 'values'}; they are counted, and "
                 "left out of all other numbers.",
             )
+
+
+def _of_all_values(words: str) -> str:
+    """Returns a share as the beginning of a sentence.
+
+    >>> _of_all_values("all"), _of_all_values("about a third")
+    ('all values are', 'about a third of all values is')
+    """
+    if words == "all":
+        return "all values are"
+    is_one = words.removeprefix("about ").startswith("a ")
+    return f"{words} of all values {'is' if is_one else 'are'}"
 
 
 def _fraction(share: float) -> str:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page
 from prefect_federated.statistics import report
 from prefect_federated.statistics.drift import compare
 from prefect_federated.statistics.report import report_html
-from prefect_federated.statistics.schema import Statistics
+from prefect_federated.statistics.schema import SiteState, Statistics
 from tests.statistics.chromium import FAULTS, HEADINGS, OVERFLOW_PX, PALE, Watched, chromium
 from tests.statistics.made import EVIL, evil, heart, many_features, troubled_heart
 
@@ -295,6 +295,20 @@ def test_no_text_of_a_sites_is_markup_anywhere_in_the_file() -> None:
     assert "window.harm = 1</script>" not in page
     assert "<img" not in page
     assert html.escape(f"site {EVIL}") in page
+
+
+def test_who_did_not_answer_is_told_in_sentences() -> None:
+    result = heart()
+    away = {
+        "c": SiteState(state="failed", reason="It has no table. Make one at this site."),
+        "d": SiteState(state="absent", reason="it is not connected."),
+        "e": SiteState(state="absent"),
+    }
+    text = report_html(result.model_copy(update={"sites": {**result.sites, **away}}))
+    assert (
+        "<p>4 of 7 sites answered. c failed: It has no table. Make one at this site; "
+        "d is absent: it is not connected; e is absent.</p>"
+    ) in text
 
 
 def test_a_report_of_thirty_columns_is_made_in_well_under_two_seconds() -> None:

@@ -70,6 +70,8 @@ def test_missing_values_stand_out_at_a_site_or_of_the_whole_column() -> None:
     assert note == "x: a has no value at all (100 rows), against 0 % elsewhere."
     (note, *_) = notes(a=gone, b=gone, c=normal(size=100))
     assert note.startswith("x: two thirds of all values are missing (200 of 300): a 100 %, b 100 %")
+    (note, *_) = notes(a=gone, b=gone)
+    assert note == "x: all values are missing (200 of 200): a 100 % and b 100 %."
 
 
 def test_a_mean_far_off_stands_out() -> None:
