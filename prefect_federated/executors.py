@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from prefect_federated.errors import ConfigurationError, ExecutorNotFound, JobEnded
+from prefect_federated.errors import ConfigurationError, ExecutorNotFound, FederatedError, JobEnded
 from prefect_federated.messages import (
     JsonValue,
     NoStream,
@@ -371,7 +371,8 @@ def task_site(site: Site, task: ReceivedTask) -> Site:
 def run_task(loaded: LoadedExecutor, site: Site, link: Link, task: ReceivedTask) -> None:
     """Runs one site task of the function form and sends its update, or its failure.
 
-    The traceback of an executor that raises is logged at the site and stays there.
+    The traceback of an executor that raises is logged at the site and stays there; the errors of
+    this package say in one line what to do, and are logged as that.
     """
     started = time.monotonic()
     try:
@@ -381,6 +382,10 @@ def run_task(loaded: LoadedExecutor, site: Site, link: Link, task: ReceivedTask)
                 f"executor {loaded.path!r} returned {type(update).__name__} for the site task "
                 f"{task.kind!r}; return an Update(tensors, weight=..., metrics=...)."
             )
+    except FederatedError as error:
+        site.log.error("site task %s of round %d failed: %s", task.kind, task.round, error)
+        link.fail(task, error)
+        return
     except Exception as error:
         site.log.exception("site task %s of round %d failed", task.kind, task.round)
         link.fail(task, error)

@@ -196,6 +196,20 @@ def test_a_traceback_stays_in_the_sites_own_log(
     assert [str(answer) for _, answer in link.answers] == ["row of patient 4711"]
 
 
+def test_an_error_that_says_what_to_do_is_one_line_in_the_sites_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train(model: Tensors, here: Site) -> Update:
+        raise ConfigurationError("there is no 'hart'. Did you mean 'heart'?")
+
+    link = TrialLink()
+    run_task(LoadedExecutor("trial", {"train": train}), site(tmp_path), link, task(1))
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert record.getMessage().endswith("failed: there is no 'hart'. Did you mean 'heart'?")
+    assert [type(answer) for _, answer in link.answers] == [ConfigurationError]
+
+
 def test_the_loop_form_gets_tasks_and_replies(tmp_path: Path) -> None:
     rounds = []
 
