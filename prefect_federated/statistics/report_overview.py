@@ -116,9 +116,7 @@ def sites_section(page: Page) -> Section:
     rows.append([*row, "", ""])
     answered = sum(state.state == "answered" for state in result.sites.values())
     absent = [
-        _not_there(site, state)
-        for site, state in result.sites.items()
-        if state.state != "answered"
+        _not_there(site, state) for site, state in result.sites.items() if state.state != "answered"
     ]
     start = f"{answered} of {len(result.sites)} sites answered."
     if absent:
