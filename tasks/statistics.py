@@ -1,7 +1,7 @@
 """The questions of a statistics job: asked of all sites, and what comes back gathered."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -28,6 +28,7 @@ _FINE = 16
 _PARTS = 16
 _MOST_REFINEMENTS = 6
 _REASONS = 10
+_SITES_NAMED = 3
 
 
 class Wanted(Protocol):
@@ -187,11 +188,11 @@ class Survey:
         answered, states = self._gathered.sites, self._gathered.states
         needed = max(1, self._job.updates_needed(max(asked, 1)))
         if len(answered) < needed:
-            others = [
-                f"{site}: {state.state}, {state.reason}"
+            others = _alike(
+                (site, f"{state.state}, {state.reason}")
                 for site, state in sorted(states.items())
                 if state.state != "answered"
-            ]
+            )
             more = f"; and {len(others) - _REASONS} more" if len(others) > _REASONS else ""
             raise NotEnoughSites(
                 f"{len(answered)} of the {needed} sites that the job needs have answered. "
@@ -206,3 +207,18 @@ class Survey:
                 f"no site has any of the features {', '.join(wanted)} in the dataset "
                 f"{self._job.dataset!r}. {'; '.join(result.withheld[:_REASONS])}"
             )
+
+
+def _alike(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """Returns a line for each reason, with the sites that give it."""
+    sites_by_reason: dict[str, list[str]] = {}
+    for site, reason in reasons:
+        sites_by_reason.setdefault(reason, []).append(site)
+    return [f"{_named(sites)}: {reason}" for reason, sites in sites_by_reason.items()]
+
+
+def _named(sites: Sequence[str]) -> str:
+    if len(sites) <= _SITES_NAMED:
+        return ", ".join(sites)
+    named = sites[: _SITES_NAMED - 1]
+    return f"{', '.join(named)} and {len(sites) - len(named)} more"
