@@ -14,6 +14,8 @@ from prefect_federated.statistics.schema import OVERALL, Correlation, Split, Sum
 from prefect_federated.statistics.wording import short
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+COUNTED: tuple[Kind, ...] = ("categorical", "boolean")
+"""Kinds of which the picture is bars; of the others, it is lines."""
 CATEGORIES_SHOWN = 16
 ROWS_SHOWN = 40
 """Columns in the picture of missing values, and sites at most."""
@@ -51,9 +53,9 @@ def distribution(
     """
     shown: dict[str, Summary] = {} if overall is None else {OVERALL: overall}
     shown.update(series)
-    bars = {name: counts for name, each in shown.items() if (counts := _categories(kind, each))}
-    if bars:
-        return _bars(bars, shown, look)
+    if kind in COUNTED:
+        bars = {name: counts for name, each in shown.items() if (counts := _categories(kind, each))}
+        return _bars(bars, shown, look) if bars else None
     lines = {name: each for name, each in shown.items() if each.histogram is not None}
     if not lines:
         return None
@@ -63,6 +65,18 @@ def distribution(
         "height": 300,
         "series": [_line(name, each, look) for name, each in lines.items()],
     }
+
+
+def of_another_kind(kind: Kind, series: Series) -> list[str]:
+    """Returns the sites that are not in a column's picture, as the column's kind differs there.
+
+    Args:
+        kind: What the column holds at most sites, of which the picture is.
+        series: The sites.
+    """
+    if kind in COUNTED:
+        return [name for name, each in series.items() if each.histogram is not None]
+    return [name for name, each in series.items() if each.categories is not None]
 
 
 def _line(name: str, each: Summary, look: Mapping[str, tuple[str, str]]) -> Figure:
@@ -109,6 +123,8 @@ def _categories(kind: Kind, each: Summary) -> Mapping[str, float | None] | None:
     if each.categories is not None:
         rest = {"other categories": each.other_categories} if each.other_categories else {}
         return {**each.categories, **rest}
+    if each.histogram is not None:  # numbers, at a site where the column's kind differs
+        return None
     if kind == "boolean" and each.count is not None and each.mean is not None:
         true = min(max(each.count * each.mean, 0.0), each.count)
         return {"false": each.count - true, "true": true}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from prefect_federated.statistics.absence import rows_of
-from prefect_federated.statistics.figures import distribution, styles
+from prefect_federated.statistics.figures import distribution, of_another_kind, styles
 from prefect_federated.statistics.html_tables import (
     Markup,
     bins,
@@ -185,6 +185,11 @@ def _small_print(feature: Feature, series: Mapping[str, Summary]) -> str:
         lines.append("the sites' bins differ in width: heights are per width of the narrowest")
     silent = [site for site, each in series.items() if each.count is None]
     first = [f"all sites: counted without {listed(silent)}"] if silent else []
+    if others := of_another_kind(feature.kind, series):
+        first.append(
+            f"not in the picture, nor in all sites' numbers: {listed(others)}, where the column is "
+            f"not {feature.kind}"
+        )
     return unfolded([*first, *weighty_first(lines)], _LINES)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from prefect_federated.adapters.distribution_picture import Panel, distributions_png, missing_png
 from prefect_federated.statistics.absence import absence_at, absence_words
 from prefect_federated.statistics.distances import counts_of
-from prefect_federated.statistics.figures import most_missing
+from prefect_federated.statistics.figures import COUNTED, most_missing, of_another_kind
 from prefect_federated.statistics.report_page import result_sites
 from prefect_federated.statistics.schema import OVERALL, Feature, Split, Statistics, Summary
 from prefect_federated.statistics.stand_outs import all_stand_outs
@@ -20,6 +20,7 @@ from prefect_federated.statistics.wording import (
     clean,
     count,
     keeps_back,
+    listed,
     number,
     percent,
     short,
@@ -166,13 +167,22 @@ def _pictures(name: str, split: Split, order: Sequence[str], sites: Sequence[str
         picture = distributions_png(panels, sites, OVERALL)
         words = f"how the values of {len(panels)} columns in {where} lie at the sites"
         parts.append(_image(words, picture))
+    apart = [
+        f"{plain(column)} at {plain(listed(sites))}"
+        for column, feature in split.features.items()
+        if (sites := of_another_kind(feature.kind, feature.by_site))
+    ]
+    if apart:
+        parts.append(f"Not in the pictures, as the column's kind differs there: {listed(apart)}.")
     return parts
 
 
 def _panel(column: str, feature: Feature) -> Panel | None:
     series = {OVERALL: feature.overall, **feature.by_site}
     counted = {name: each.categories for name, each in series.items() if each.categories}
-    if counted:
+    if feature.kind in COUNTED:
+        if not counted:
+            return None
         fullest = counted.get(OVERALL) or next(iter(counted.values()))
         names = sorted(fullest, key=lambda name: -(fullest[name] or 0.0))[:_CATEGORIES]
         heights = {
