@@ -1,6 +1,7 @@
 """Statistics of a real federation: over mutual TLS, scheduled, with a site that is away."""
 
 import runpy
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -50,12 +51,16 @@ def hospitals(
             (folder / name).unlink()
 
 
-def run(federation: Running, at: datetime | None = None, **parameters: object) -> FlowRun:
-    """Runs statistics/default with the heart data, and returns its flow run once it has ended."""
+def run(
+    federation: Running,
+    at: datetime | None = None,
+    deployment: str = "statistics/default",
+    **parameters: object,
+) -> FlowRun:
+    """Runs a deployment with the heart data, and returns its flow run once it has ended."""
     federation.wait_until_idle()
-    deployment = federation.client.read_deployment_by_name("statistics/default")
     started = federation.client.create_flow_run_from_deployment(
-        deployment.id,
+        federation.client.read_deployment_by_name(deployment).id,
         parameters={"dataset": "heart", **parameters},
         state=Scheduled(scheduled_time=at),
     )
@@ -150,18 +155,22 @@ def test_an_unknown_dataset_is_said_once_with_each_sites_reason(
     assert ended.state is not None
     assert ended.state.type == StateType.FAILED
     assert ended.run_count == 1  # another attempt would help nobody
-    for site in hospitals:
-        assert f"{site}: failed, DatasetNotFound" in str(ended.state.message)
-    assert "Did you mean 'heart'" in str(ended.state.message)
+    assert "site-1, site-2, site-3: failed, DatasetNotFound" in str(ended.state.message)
+    assert str(ended.state.message).count("Did you mean 'heart'") == 1
+
+
+def documented_registration() -> list[str]:
+    """Returns the arguments of `prefect` with which the page registers the nightly deployment."""
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    (line,) = [line for line in page.splitlines() if "-- prefect --no-prompt deploy" in line]
+    return shlex.split(line.partition("-- prefect ")[2])
 
 
 def test_the_nightly_deployment_is_registered_turned_off_and_can_be_turned_on(
-    federation: Running, tmp_path: Path
+    federation: Running, hospitals: dict[str, Path], tmp_path: Path
 ) -> None:
-    content = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
-    content["deployments"] = [d for d in content["deployments"] if d["name"] == "nightly"]
-    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(content))
-    command = federation.command("--no-prompt", "deploy", "--all")
+    shutil.copy(ROOT / "deployments" / "prefect.yaml", tmp_path)
+    command = federation.command(*documented_registration())
     subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=tmp_path)
     client = federation.client
     deployment = client.read_deployment_by_name("statistics/nightly")
@@ -172,5 +181,10 @@ def test_the_nightly_deployment_is_registered_turned_off_and_can_be_turned_on(
         subprocess.run(federation.command(*resume), check=True, capture_output=True, timeout=120)
         (schedule,) = client.read_deployment_by_name("statistics/nightly").schedules
         assert schedule.active
+        reference, _ = read(run(federation, deployment="statistics/nightly", features=["age"]))
     finally:
         client.delete_deployment(deployment.id)
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    automation = yaml.safe_load(page[page.index("```yaml") + 7 :].split("```")[0])["automations"][0]
+    matched = automation["trigger"]["match"]["prefect.resource.id"]
+    assert matched == f"federated.statistics.{reference.name}"
