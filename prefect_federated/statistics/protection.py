@@ -128,11 +128,7 @@ class _Protection:
 
     def released(self) -> FromSite:
         """Returns what may leave."""
-        small = {
-            name: line
-            for name, split in self._answer.splits.items()
-            if (line := self._too_few(split.rows)) is not None and self._policy.noise is None
-        }
+        small, again = self._small()
         pieces = {
             name: pieces_of(
                 name, split, self._policy, self._request.group_by, self._request.dataset, self._key
@@ -140,7 +136,7 @@ class _Protection:
             for name, split in self._answer.splits.items()
             if name not in small
         }
-        outcomes = self._releases.outcomes(pieces)
+        outcomes = self._releases.outcomes(pieces, again)
         splits = {
             name: _no_split(split, small[name])
             if name in small
@@ -153,12 +149,25 @@ class _Protection:
             withheld=self._answer.withheld,
         )
 
-    def _too_few(self, rows: float | None) -> Withheld | None:
+    def _small(self) -> tuple[dict[str, Withheld], set[str]]:
+        """Returns the splits of too few rows: why each is withheld, and those to give again.
+
+        With noise, there are none: that is decided on the noised number of rows.
+        """
+        small: dict[str, Withheld] = {}
+        again: set[str] = set()
         least = self._policy.minimum_rows
-        if rows is None or rows < least:
-            shown = "no" if rows is None else f"{rows:.0f}"
-            return Withheld(what="everything", reason=f"{shown} rows < minimum {least}")
-        return None
+        for name, split in self._answer.splits.items():
+            if self._policy.noise is not None or not (split.rows is None or split.rows < least):
+                continue
+            reason: str | None = f"no rows < minimum {least}"
+            if split.rows is not None:
+                reason = self._releases.too_few(name, split.rows)
+            if reason is None:
+                again.add(name)
+            else:
+                small[name] = Withheld(what="everything", reason=reason)
+        return small, again
 
     def _split(
         self, name: str, split: SplitFromSite, pieces: Pieces, outcomes: Mapping[str, Outcome]
@@ -166,8 +175,10 @@ class _Protection:
         """Returns what of a split may leave."""
         rows = outcomes[pieces.rows.key]
         count = None if rows.release is None else rows.release.rows
-        few = self._too_few(count) if rows.release is not None else None
-        if few is not None:  # with noise
+        least = self._policy.minimum_rows
+        if rows.release is not None and (count is None or count < least):  # with noise
+            shown = "no" if count is None else f"{count:.0f}"
+            few = Withheld(what="everything", reason=f"{shown} rows < minimum {least}")
             return _no_split(split, few)
         withheld = list(split.withheld)
         if rows.release is None:

@@ -1,13 +1,13 @@
 """Whether a piece of an answer is released again, anew or not at all, and what that costs."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prefect_federated.datasets.policy import PrivacyPolicy
-from prefect_federated.statistics.history import Since, begin
-from prefect_federated.statistics.ledger import Account, Release, Spent, Subject
+from prefect_federated.statistics.history import Since, begin, since, subject_key
+from prefect_federated.statistics.ledger import Account, Mark, Release, Spent, Subject
 from prefect_federated.statistics.noise import Mechanism
 from prefect_federated.statistics.pieces import Now, Piece, Pieces
 
@@ -49,8 +49,39 @@ class Releases:
         self._job = job
         self._now = now
 
-    def outcomes(self, pieces: Mapping[str, Pieces]) -> dict[str, Outcome]:
-        """Returns what becomes of each piece, by its subject's key; split -> pieces is given."""
+    def too_few(self, split: str, rows: float) -> str | None:
+        """Returns why nothing is released of a split of fewer rows than the minimum.
+
+        The first answer has their number. With another number, it would tell a single row, so there
+        is none once another was told or released; while few rows have changed since a release, that
+        is given again.
+
+        Returns:
+            The reason; None if earlier releases are to be given again.
+        """
+        policy = self._policy
+        now = Mark(counts={"rows": rows})
+        released = self._account.subjects.get(subject_key(split, "rows"), Subject())
+        if since(released, {"": now}, policy.changed_rows) is Since.TOO_LITTLE:
+            return None
+        told = self._account.subjects.setdefault(subject_key(split, "too few rows"), Subject())
+        if {"": now} not in told.states and len(told.states) < 2:  # two: no number is told again
+            told.states.append({"": now})
+            told.since = self._now
+        known = [state[""].counts["rows"] for state in [*released.states, *told.states]]
+        if policy.changed_rows > 1 and any(number != rows for number in known):
+            return f"fewer than {policy.minimum_rows} rows"
+        return f"{rows:.0f} rows < minimum {policy.minimum_rows}"
+
+    def outcomes(
+        self, pieces: Mapping[str, Pieces], small: Container[str] = ()
+    ) -> dict[str, Outcome]:
+        """Returns what becomes of each piece, by its subject's key.
+
+        Args:
+            pieces: Split -> pieces.
+            small: Splits of too few rows, of which only earlier releases are given.
+        """
         outcomes: dict[str, Outcome] = {}
         anew: dict[str, tuple[Piece, Since]] = {}
         for split, of_split in pieces.items():
@@ -58,7 +89,13 @@ class Releases:
                 what = piece.since(self._account, self._policy.changed_rows)
                 subject = self._account.subjects.get(piece.key, Subject())
                 kept = subject.releases.get(piece.question)
-                if what is Since.ENOUGH or (what is Since.NOTHING and kept is None):
+                if split in small and kept is None:
+                    of_rows = self._account.subjects[of_split.rows.key]
+                    outcomes[piece.key] = Outcome(None, self._not_asked_then(of_rows))
+                elif split in small and kept is not None:
+                    outcomes[piece.key] = Outcome(kept)
+                    self.stale[split] = min(kept.at, self.stale.get(split, kept.at))
+                elif what is Since.ENOUGH or (what is Since.NOTHING and kept is None):
                     anew[piece.key] = piece, what
                 elif kept is not None:
                     outcomes[piece.key] = Outcome(kept)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prefect_federated.datasets.policy import Noise, PrivacyPolicy
 from prefect_federated.statistics.histograms import OUTER
 from prefect_federated.statistics.schema import FromSite, SplitFromSite, Summary
-from tests.statistics.asking import SmallSite
+from tests.statistics.asking import FIRST_NIGHT, SmallSite
 
 SMALL = 5
 MINIMUM = 20
@@ -75,6 +75,66 @@ def test_a_split_of_too_few_rows_gives_nothing_and_says_why(tmp_path: Path) -> N
     assert split.co_moments is None
     assert [str(line.reason) for line in split.withheld] == ["11 rows < minimum 20"]
     assert all(is_empty(column.summary) for column in split.columns.values())
+
+
+@pytest.mark.parametrize("another", [{}, {"features": ["bmi"]}, {"group_by": "sex"}], ids=str)
+def test_a_row_that_takes_a_released_split_below_the_minimum_is_not_told(
+    tmp_path: Path, another: dict[str, object]
+) -> None:
+    frame = patients(20).assign(bmi=np.nan)
+    edges = {"age": range(0, 101, 10)}
+    site = SmallSite(tmp_path, frame)
+    first = site.ask(edges, features=["age", "chol", "sex"])
+    assert first.splits["train"].rows == 20
+    for left in (19, 18, 17):
+        site.night, site.frame = 20 - left, frame.iloc[:left]
+        again = site.ask(**{"edges": edges, "features": ["age", "chol", "sex"], **another})  # type: ignore[arg-type]
+        split = again.splits["train"]
+        assert split.rows == 20
+        assert again.released == FIRST_NIGHT
+        assert not numbers_in(again) - numbers_in(first)
+        told = again.model_dump_json()
+        assert f"{left} rows" not in told
+        assert "fewer than 20 values" not in told
+        for name in {"age", "chol"} & split.columns.keys():
+            assert split.columns[name] == first.splits["train"].columns[name]
+        if "bmi" in split.columns:
+            assert "was not asked then" in split.columns["bmi"].summary.withheld[0].reason
+
+
+@pytest.mark.parametrize("sizes", [(11, 10, 9, 11), (10, 11, 10), (11, 0)])
+def test_the_number_of_rows_of_a_small_split_is_told_once(
+    tmp_path: Path, sizes: Sequence[int]
+) -> None:
+    frame = patients(11)
+    site = SmallSite(tmp_path, frame)
+    for night, rows in enumerate(sizes):
+        site.night, site.frame = night, frame.iloc[:rows]
+        for _ in range(2):  # the same question again
+            reasons = [line.reason for line in site.split().withheld]
+            first = f"{rows} rows < minimum 20"
+            assert reasons == ([first] if night == 0 else ["fewer than 20 rows"])
+
+
+def test_a_released_split_that_shrinks_by_many_rows_does_not_tell_how_many_are_left(
+    tmp_path: Path,
+) -> None:
+    frame = patients(300)
+    site = SmallSite(tmp_path, frame)
+    site.ask()
+    for night, rows in enumerate((11, 10), 1):
+        site.night, site.frame = night, frame.iloc[:rows]
+        split = site.split()
+        assert split.rows is None
+        assert [line.reason for line in split.withheld] == ["fewer than 20 rows"]
+
+
+def test_a_small_split_that_grows_is_released(tmp_path: Path) -> None:
+    frame = patients(25)
+    site = SmallSite(tmp_path, frame.iloc[:19])
+    assert site.split().rows is None
+    site.night, site.frame = 1, frame
+    assert site.split().rows == 25
 
 
 @pytest.mark.parametrize("sizes", [(150, 100, 3), (200, 19), (90, 80, 70, 1), (60, 30, 2, 2)])
