@@ -89,7 +89,7 @@ class Survey:
             ranges=job.ranges,
             job=self._about.run,
         )
-        self.earlier: Earlier | None = last_of(name)
+        self.earlier: Earlier | None = last_of(name, self._about.run)
         """The last completed run of the same name."""
 
     def wait_for_sites(self) -> None:

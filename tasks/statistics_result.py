@@ -65,9 +65,15 @@ def reference_in(result: object) -> StatisticsRef | None:
 
 
 class Earlier(BaseModel):
-    """The last completed run of a name."""
+    """The last completed run of a name.
+
+    Args:
+        result: Of that run.
+        is_told: Whether an attempt before this one has told of what has drifted since then.
+    """
 
     result: Statistics
+    is_told: bool = False
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Returns column -> the range of its histograms."""
@@ -79,12 +85,21 @@ class Earlier(BaseModel):
         }
 
 
-def last_of(name: str) -> Earlier | None:
-    """Returns the last completed run of a name; None if there is none that can be read."""
+def last_of(name: str, run: str) -> Earlier | None:
+    """Returns the last completed run of a name; None if there is none that can be read.
+
+    Args:
+        name: What runs are compared by.
+        run: The run that asks. Where an earlier attempt of it got as far as its end, the run that
+            this attempt was compared with is returned.
+    """
     try:
         pointer = get(_pointer(name))
-        content = None if pointer is None else get(pointer.decode())
-        return None if content is None else Earlier(result=_read(content))
+        last = None if pointer is None else _stored(pointer.decode())
+        if last is None or last.run != run:
+            return None if last is None else Earlier(result=last)
+        before = None if last.compared is None else _stored(_path(last.compared.run))
+        return None if before is None else Earlier(result=before, is_told=True)
     except (SnapshotCorrupt, ValidationError, UnicodeDecodeError) as error:
         get_run_logger().warning(
             "this run is compared with none: the last result of %r cannot be read (%s)",
@@ -94,8 +109,13 @@ def last_of(name: str) -> Earlier | None:
         return None
 
 
-def _read(content: bytes) -> Statistics:
-    return Statistics.model_validate_json(content)
+def _stored(path: str) -> Statistics | None:
+    content = get(path)
+    return None if content is None else Statistics.model_validate_json(content)
+
+
+def _path(run: str) -> str:
+    return f"{run}/statistics.json"
 
 
 def check_can_report() -> None:
@@ -137,12 +157,13 @@ def publish(
     if earlier is not None:
         compared = compare(result, earlier.result, psi_threshold, ks_threshold)
         result = result.model_copy(update={"compared": compared})
-    path, report = f"{result.run}/statistics.json", f"{result.run}/statistics.html"
+    path, report = _path(result.run), f"{result.run}/statistics.html"
     _put(path, result.model_dump_json(indent=1).encode())
     _put(report, report_html(result).encode())
     drifted = [] if result.compared is None else _past(result.compared)
     _show(result, path_in_storage(report))
-    _tell(result, drifted)
+    if earlier is None or not earlier.is_told:
+        _tell(result, drifted)
     _put(_pointer(result.name), path.encode())
     return StatisticsRef(
         path=path_in_storage(path),

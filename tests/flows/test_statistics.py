@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from pydantic_core import PydanticUndefined
@@ -20,8 +20,16 @@ from prefect_federated.errors import ConfigurationError, NotEnoughSites
 from prefect_federated.flows.statistics import StatisticsJob, statistics
 from prefect_federated.messages import JsonValue
 from prefect_federated.statistics.schema import Statistics
-from prefect_federated.tasks.statistics_result import DRIFT_EVENT, StatisticsRef, message_of
+from prefect_federated.tasks import statistics_result
+from prefect_federated.tasks.statistics_result import (
+    DRIFT_EVENT,
+    StatisticsRef,
+    last_of,
+    message_of,
+    publish,
+)
 from tests.agents.network import eventually
+from tests.statistics import made
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -145,6 +153,31 @@ def test_a_run_is_compared_with_the_last_of_its_name_and_drift_is_an_event(
         assert of_age["feature"] == "age"
         assert of_age["run"] == result.run
         assert of_age["ks"] > 0.1
+
+
+def test_an_attempt_after_one_that_got_to_its_end_is_compared_with_the_run_before_and_tells_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = made.heart()
+    age_only = {
+        name: split.model_copy(update={"features": {"age": split.features["age"]}})
+        for name, split in whole.splits.items()
+    }
+    first = whole.model_copy(update={"name": str(uuid4()), "run": "first", "splits": age_only})
+    second = first.model_copy(update={"run": "second"})
+    told: list[str] = []
+    monkeypatch.setattr(statistics_result, "_tell", lambda result, _: told.append(result.run))
+
+    @flow
+    def attempts() -> StatisticsRef:
+        publish(first, last_of(first.name, "first"), 0.2, 0.1)
+        publish(second, last_of(first.name, "second"), 0.2, 0.1)
+        return publish(second, last_of(first.name, "second"), 0.2, 0.1)
+
+    again = read(attempts())
+    assert again.compared is not None
+    assert again.compared.run == "first"
+    assert told == ["first", "second"]
 
 
 def test_the_ui_gets_a_summary_and_a_link_to_the_report(heart: Path) -> None:
