@@ -5,7 +5,7 @@ does, is in docs/privacy-of-statistics.md.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
 
 from prefect_federated.datasets.policy import PrivacyPolicy
@@ -56,6 +56,8 @@ def protect(
     answer = _allowed(answer, policy, request)
     if policy.noise is not None and request.kind == "refine":
         return _nothing(answer, "with noise, quantiles follow from the histogram", "quantiles")
+    if all(_has_no_numbers(split) for split in answer.splits.values()):
+        return answer
     try:
         key = ledger.key()
         with ledger.account(request.dataset) as account:
@@ -94,6 +96,19 @@ def _allowed(answer: FromSite, policy: PrivacyPolicy, request: Request) -> FromS
     return answer.model_copy(update={"splits": splits})
 
 
+def _has_no_numbers(split: SplitFromSite) -> bool:
+    """Tells whether a site has read nothing of a split, as no column was left to read."""
+    return (
+        split.rows is None
+        and not split.groups
+        and split.co_moments is None
+        and all(
+            column.summary.withheld and column.summary == Summary(withheld=column.summary.withheld)
+            for column in split.columns.values()
+        )
+    )
+
+
 def _nothing(answer: FromSite, reason: str, what: str = "everything") -> FromSite:
     """Returns an answer all of which is withheld."""
     line = Withheld(what=what, reason=reason)
@@ -128,17 +143,22 @@ class _Protection:
 
     def released(self) -> FromSite:
         """Returns what may leave."""
-        small, again = self._small()
+        unread = {
+            name: split for name, split in self._answer.splits.items() if _has_no_numbers(split)
+        }
+        small, again = self._small(unread)
         pieces = {
             name: pieces_of(
                 name, split, self._policy, self._request.group_by, self._request.dataset, self._key
             )
             for name, split in self._answer.splits.items()
-            if name not in small
+            if name not in small and name not in unread
         }
         outcomes = self._releases.outcomes(pieces, again)
         splits = {
-            name: _no_split(split, small[name])
+            name: split
+            if name in unread
+            else _no_split(split, small[name])
             if name in small
             else self._split(name, split, pieces[name], outcomes)
             for name, split in self._answer.splits.items()
@@ -149,16 +169,18 @@ class _Protection:
             withheld=self._answer.withheld,
         )
 
-    def _small(self) -> tuple[dict[str, Withheld], set[str]]:
+    def _small(self, unread: Container[str]) -> tuple[dict[str, Withheld], set[str]]:
         """Returns the splits of too few rows: why each is withheld, and those to give again.
 
-        With noise, there are none: that is decided on the noised number of rows.
+        With noise, there are none: it is decided on the noised number of rows.
         """
         small: dict[str, Withheld] = {}
         again: set[str] = set()
         least = self._policy.minimum_rows
         for name, split in self._answer.splits.items():
-            if self._policy.noise is not None or not (split.rows is None or split.rows < least):
+            if name in unread or self._policy.noise is not None:
+                continue
+            if not (split.rows is None or split.rows < least):
                 continue
             reason: str | None = f"no rows < minimum {least}"
             if split.rows is not None:

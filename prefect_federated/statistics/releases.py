@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prefect_federated.datasets.policy import PrivacyPolicy
+from prefect_federated.statistics.changes import is_between
 from prefect_federated.statistics.history import Since, begin, since, subject_key
 from prefect_federated.statistics.ledger import Account, Mark, Release, Spent, Subject
 from prefect_federated.statistics.noise import Mechanism
@@ -69,6 +70,8 @@ class Releases:
             told.states.append({"": now})
             told.since = self._now
         known = [state[""].counts["rows"] for state in [*released.states, *told.states]]
+        if not rows and all(not is_between(number, policy.changed_rows) for number in known):
+            return "the table is empty: check the path, query or split"
         if policy.changed_rows > 1 and any(number != rows for number in known):
             return f"fewer than {policy.minimum_rows} rows"
         return f"{rows:.0f} rows < minimum {policy.minimum_rows}"

@@ -69,6 +69,9 @@ class _Asked:
             elif name not in table.unusable:
                 why = f"there is no such column that may be used. {near(name, table.columns)}"
                 self.withheld.append(Withheld(what=f"column {name!r}", reason=why))
+        if not table.columns and not table.unusable:
+            why = "it has no column that may be used"
+            self.withheld.append(Withheld(what="everything", reason=why))
         for name, why in table.unusable.items():
             if question.features is None or name in question.features:
                 self.withheld.append(Withheld(what=f"column {name!r}", reason=why))
@@ -121,6 +124,8 @@ class _Asked:
         question, policy = self.question, self.dataset.policy
         edges = self.edges() if with_bins else {}
         plan = self.plan(edges, with_moments, with_categories)
+        if not plan.kinds and self.group_by is None:  # no column is left to read
+            return SplitFromSite(rows=None, columns={}), None
         tally = self.read(plan, self.of_groups(plan))
         parts = Parts(
             moments=with_moments,

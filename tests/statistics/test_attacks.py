@@ -129,6 +129,17 @@ def test_a_released_split_that_shrinks_by_many_rows_does_not_tell_how_many_are_l
         assert [line.reason for line in split.withheld] == ["fewer than 20 rows"]
 
 
+def test_an_empty_split_is_told_of_if_that_is_not_a_change_of_few_rows(tmp_path: Path) -> None:
+    frame = patients(300)
+    site = SmallSite(tmp_path, frame)
+    site.ask()
+    site.night, site.frame = 1, frame.iloc[:0]
+    empty = "the table is empty: check the path, query or split"
+    assert [line.reason for line in site.split().withheld] == [empty]
+    site.night, site.frame = 2, frame.iloc[:1]
+    assert [line.reason for line in site.split().withheld] == ["fewer than 20 rows"]
+
+
 def test_a_small_split_that_grows_is_released(tmp_path: Path) -> None:
     frame = patients(25)
     site = SmallSite(tmp_path, frame.iloc[:19])

@@ -103,7 +103,9 @@ def test_an_empty_column_and_an_empty_split_are_told_of(tmp_path: Path) -> None:
     summary = SmallSite(tmp_path, frame).column("nothing")
     assert (summary.count, summary.missing) == (0, 300)
     empty = SmallSite(tmp_path / "b", frame.iloc[:0]).split()
-    assert [line.reason for line in empty.withheld] == ["0 rows < minimum 20"]
+    assert [line.reason for line in empty.withheld] == [
+        "the table is empty: check the path, query or split"
+    ]
 
 
 def test_a_boolean_says_nothing_of_its_range(tmp_path: Path) -> None:
@@ -181,6 +183,25 @@ def test_an_answer_without_counts_is_withheld(tmp_path: Path) -> None:
     told = protect(answer, PrivacyPolicy(), Request("d"), Ledger(tmp_path / FOLDER))
     assert "61.7" not in told.model_dump_json()
     assert told.splits["train"].columns["age"].summary.withheld
+
+
+@pytest.mark.parametrize("noise", [None, Noise(epsilon=1)])
+def test_a_split_of_which_nothing_was_read_costs_nothing_and_is_not_in_the_ledger(
+    tmp_path: Path, noise: Noise | None
+) -> None:
+    line = Withheld(what="column 'age'", reason="there is no such column that may be used.")
+    unread = SplitFromSite(rows=None, columns={}, withheld=[line])
+    policy, ledger = PrivacyPolicy(noise=noise), Ledger(tmp_path / FOLDER)
+    answer = FromSite(splits={"train": unread})
+    assert protect(answer, policy, Request("d"), ledger) == answer
+    assert not (tmp_path / FOLDER).exists()
+    both = FromSite(splits={"train": unread, "test": split_of(patients(3000), EDGES)})
+    told = protect(both, policy, Request("d"), ledger)
+    assert told.splits["train"] == unread
+    assert told.splits["test"].rows is not None
+    with ledger.account("d") as account:
+        assert account.subjects
+        assert not any("train" in subject for subject in account.subjects)
 
 
 def test_one_split_of_too_few_rows_leaves_the_other_as_it_is(tmp_path: Path) -> None:

@@ -276,6 +276,37 @@ def test_what_a_small_site_withholds_is_one_line_and_the_rest_stands(tmp_path: P
     assert found.splits["all"].features["age"].overall.mean == own.mean
 
 
+def test_a_site_without_the_only_column_that_is_asked_for_is_shown_without_it(
+    tmp_path: Path,
+) -> None:
+    text = "datasets:\n  visits: {csv: visits.csv}\n"
+    folders = write_sites(tmp_path, dict.fromkeys(["a", "b"], text))
+    rows(1, 400).to_csv(folders["a"] / "visits.csv", index=False)
+    rows(2, 400).drop(columns="pressure").to_csv(folders["b"] / "visits.csv", index=False)
+    found = survey(folders, Question(dataset="visits", features=["pressure"]))
+    feature = found.splits["all"].features["pressure"]
+    assert feature.without == ["b"]
+    assert list(feature.by_site) == ["a"]
+    assert found.splits["all"].sites["b"].rows is None
+    of_b = [line for line in found.withheld if line.startswith("b:")]
+    assert len(of_b) == 1
+    assert "column 'pressure' withheld, there is no such column" in of_b[0]
+    assert not any("minimum" in line for line in found.withheld)
+
+
+def test_an_empty_table_and_one_without_usable_columns_are_told_of(tmp_path: Path) -> None:
+    text = "datasets:\n  visits: {csv: visits.csv%s}\n"
+    folders = write_sites(
+        tmp_path, {"a": text % "", "b": text % ", columns: [age], forbidden: [age]"}
+    )
+    rows(1, 400).iloc[:0].to_csv(folders["a"] / "visits.csv", index=False)
+    rows(2, 400).to_csv(folders["b"] / "visits.csv", index=False)
+    assert survey(folders, Question(dataset="visits")).withheld == [
+        "a: withheld, the table is empty: check the path, query or split",
+        "b: withheld, it has no column that may be used",
+    ]
+
+
 def test_a_column_of_different_kinds_is_said_with_who_has_what(tmp_path: Path) -> None:
     text = f"privacy: {OPEN}\ndatasets:\n  visits: {{csv: visits.csv, privacy: {OPEN}}}\n"
     folders = write_sites(tmp_path, dict.fromkeys(["a", "b", "c"], text))
