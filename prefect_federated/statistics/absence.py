@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefect_federated.statistics.schema import OVERALL, Feature, Split, Summary
-from prefect_federated.statistics.wording import NONE, WITHHELD, keeps_back, percent, total
+from prefect_federated.statistics.wording import (
+    NONE,
+    WITHHELD,
+    keeps_back,
+    overall_of,
+    percent,
+    total,
+)
 
 _FEW = re.compile(r"fewer than (\d+) values( are missing)?")
 
@@ -95,7 +102,7 @@ def absence_words(feature: Feature, split: Split, site: str) -> str:
     found = absence_at(feature, split, site)
     if found is not None:
         return found.words()
-    each = feature.overall if site == OVERALL else feature.by_site.get(site)
+    each = overall_of(feature) if site == OVERALL else feature.by_site.get(site)
     if each is None:
         return "no column" if site in feature.without else NONE
     return WITHHELD if keeps_back(each.withheld, "missing") else NONE

@@ -18,6 +18,7 @@ from prefect_federated.statistics.stand_outs import stand_outs
 from prefect_federated.statistics.wording import (
     listed,
     number,
+    overall_of,
     percent,
     short,
     total,
@@ -111,7 +112,7 @@ def _article(page: Page, name: str) -> str:
 def _in_split(page: Page, name: str, split: str, there: Split) -> Markup:
     feature = there.features[name]
     series = {site: feature.by_site[site] for site in page.answering if site in feature.by_site}
-    everything = {OVERALL: feature.overall, **series}
+    everything = {OVERALL: overall_of(feature), **series}
     notes = feature.stands_out or stand_outs(name, feature, rows_of(there))
     where = f"{short(name)} in {split}"
     bars = {n: counts for n, each in everything.items() if (counts := each.categories) is not None}
@@ -155,7 +156,7 @@ def bins_of(
 def _words(feature: Feature, series: Mapping[str, Summary]) -> str:
     """Returns what a picture shows, for those who do not see it."""
     said = []
-    for name, each in [(OVERALL, feature.overall), *series.items()][: _NAMED_IN_WORDS + 1]:
+    for name, each in [(OVERALL, overall_of(feature)), *series.items()][: _NAMED_IN_WORDS + 1]:
         if each.categories:
             most = max(each.categories, key=lambda c: (each.categories or {}).get(c) or 0.0)
             said.append(
@@ -204,7 +205,7 @@ def _groups(page: Page, name: str, split: str, there: Split) -> str:
     each_site = {
         f"{group}, {site}": summary
         for group, feature in found.items()
-        for site, summary in {OVERALL: feature.overall, **feature.by_site}.items()
+        for site, summary in {OVERALL: overall_of(feature), **feature.by_site}.items()
     }
     where = f"{short(name)} in {split} by {short(by)}"
     bars = {n: counts for n, each in overall.items() if (counts := each.categories) is not None}

@@ -11,14 +11,14 @@ from prefect_federated.statistics.figures import (
 )
 from prefect_federated.statistics.html_tables import Markup, correlation, table, text
 from prefect_federated.statistics.report_page import Page, Section, unfolded
-from prefect_federated.statistics.schema import OVERALL, SiteState, Split
+from prefect_federated.statistics.schema import OVERALL, Split
 from prefect_federated.statistics.stand_outs import StandOut, all_stand_outs
 from prefect_federated.statistics.wording import (
     NONE,
     WITHHELD,
-    clean,
     count,
     listed,
+    not_there,
     percent,
     short,
     weighty_first,
@@ -116,7 +116,7 @@ def sites_section(page: Page) -> Section:
     rows.append([*row, "", ""])
     answered = sum(state.state == "answered" for state in result.sites.values())
     absent = [
-        _not_there(site, state) for site, state in result.sites.items() if state.state != "answered"
+        not_there(site, state) for site, state in result.sites.items() if state.state != "answered"
     ]
     start = f"{answered} of {len(result.sites)} sites answered."
     if absent:
@@ -124,16 +124,6 @@ def sites_section(page: Page) -> Section:
     shown = table("Sites: rows, and the share of all values that are missing", headers, rows,
                   key=page.key())  # fmt: skip
     return Section("sites", "Sites", Markup(f"<p>{text(start)}</p>{shown}"))
-
-
-def _not_there(site: str, state: SiteState) -> str:
-    """Returns that a site did not answer, and why, as a part of a sentence.
-
-    >>> _not_there("c", SiteState(state="failed", reason="it has no tools."))
-    'c failed: it has no tools'
-    """
-    verb = "failed" if state.state == "failed" else f"is {state.state}"
-    return f"{clean(site)} {verb}: {state.reason}".rstrip(".: ")
 
 
 def _above(lines: int) -> str:

@@ -22,6 +22,7 @@ from prefect_federated.statistics.wording import (
     keeps_back,
     listed,
     number,
+    overall_of,
     percent,
     short,
     spread,
@@ -115,7 +116,7 @@ def _table(result: Statistics, report: str) -> list[str]:
         (name, column, site, feature, each, absence_words(feature, split, site))
         for name, split in result.splits.items()
         for column, feature in split.features.items()
-        for site, each in {OVERALL: feature.overall, **feature.by_site}.items()
+        for site, each in {OVERALL: overall_of(feature), **feature.by_site}.items()
     ]
     for name, column, site, feature, each, gone in every[:ROWS]:
         cells = [plain(short(name, 40)), plain(short(column, 40)), plain(short(site, 40))]

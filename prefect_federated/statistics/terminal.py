@@ -23,6 +23,7 @@ from prefect_federated.statistics.wording import (
     keeps_back,
     listed,
     number,
+    overall_of,
     percent,
     short,
     spread,
@@ -157,14 +158,14 @@ def _columns(name: str, split: Split) -> Table:
     )  # fmt: skip
     _add_columns(table, "column", "kind")
     for column, feature in split.features.items():
-        cells = _numbers(feature, feature.overall)
+        cells = _numbers(feature, overall_of(feature))
         cells[1] = absence_words(feature, split, OVERALL)
         table.add_row(_text(column), feature.kind, *map(_text, cells), Histogram(feature.overall))
     return table
 
 
 def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[RenderableType]:
-    series = {OVERALL: feature.overall, **feature.by_site}
+    series = {OVERALL: overall_of(feature), **feature.by_site}
     yield Text(f"\n{title}, {feature.kind}", style="bold")
     for note in stand_outs(name, feature, rows):
         yield Text(f"- {note}")

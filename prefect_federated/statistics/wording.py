@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from prefect_federated.datasets.kinds import Kind
-from prefect_federated.statistics.schema import Summary, Withheld
+from prefect_federated.statistics.schema import Feature, SiteState, Summary, Withheld
 
 NONE = "none"
 """Stands where there is no number because there are no values."""
@@ -16,6 +16,7 @@ WITHHELD = "withheld"
 _DAY_S = 86_400.0
 _UNITS = ((_DAY_S * 365.25, "years"), (_DAY_S, "days"), (3600.0, "h"), (60.0, "min"))
 _LONGEST = 60
+_KEPT = ("everything", *(what for what in Summary.model_fields if what != "withheld"))
 
 
 def number(value: float | None, kind: Kind = "numeric") -> str:
@@ -97,6 +98,34 @@ def keeps_back(withheld: Sequence[Withheld], what: str) -> str | None:
         if line.what == "everything" or any(each in named for each in wanted):
             return line.reason
     return None
+
+
+def overall_of(feature: Feature) -> Summary:
+    """Returns a column's numbers over all sites; withheld is only what every site withholds.
+
+    A number that one site withholds is of the other sites, and there is none if they have no
+    values.
+    """
+    sites = list(feature.by_site.values())
+    if not sites:
+        return feature.overall
+    kept = [what for what in _KEPT if all(keeps_back(each.withheld, what) for each in sites)]
+    if not kept:
+        return feature.overall.model_copy(update={"withheld": []})
+    named = kept[:1] if kept[0] == "everything" else kept
+    reasons = dict.fromkeys(keeps_back(each.withheld, named[0]) or "" for each in sites)
+    line = Withheld(what=", ".join(named), reason=f"by every site: {listed(list(reasons), 3)}")
+    return feature.overall.model_copy(update={"withheld": [line]})
+
+
+def not_there(site: str, state: SiteState) -> str:
+    """Returns that a site did not answer, and why, as a part of a sentence.
+
+    >>> not_there("c", SiteState(state="failed", reason="it has no tools."))
+    'c failed: it has no tools'
+    """
+    verb = "failed" if state.state == "failed" else f"is {state.state}"
+    return clean(f"{site} {verb}: {' '.join(state.reason.split())}").rstrip(".: ")
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:
