@@ -10,6 +10,7 @@ import socket
 import sys
 
 PARENT = "PREFECT_FEDERATED_PARENT"  # as in `processes`, which takes long to import
+_PR_SET_PDEATHSIG = 1
 
 
 def main(path: str, module: str) -> None:
@@ -18,8 +19,7 @@ def main(path: str, module: str) -> None:
     try:
         server.connect(path)
     except OSError:
-        if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
-            os._exit(1)  # the worker has died, and its fork server with it
+        end_with_worker()
         os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606 as given by us
     request = {"module": module, "environment": dict(os.environ), "folder": os.getcwd()}
     content = json.dumps(request).encode()
@@ -32,6 +32,21 @@ def main(path: str, module: str) -> None:
         signal.signal(number, lambda number, _: server.sendall(bytes([number])))
     status = server.recv(64)
     end_as(int(status) if status else 1)
+
+
+def end_with_worker() -> None:
+    """Makes this process, whatever it becomes, end at once when its worker dies (Linux).
+
+    A run that is forked ends with the fork server, and that with the worker.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    parent = os.environ.get(PARENT, str(os.getppid()))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if str(os.getppid()) != parent:
+        os._exit(1)  # it has died already
 
 
 def end_as(status: int) -> None:

@@ -121,3 +121,22 @@ def test_a_stub_whose_worker_and_server_have_died_starts_nothing(tmp_path: Path)
     stub = _stub(tmp_path / "nobody", {fork_stub.PARENT: str(os.getpid() + 1)})
     assert stub.communicate()[0] == b""
     assert stub.returncode == 1
+
+
+def test_a_run_that_is_started_without_a_fork_server_ends_with_its_worker(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/api",
+            "PREFECT__FLOW_RUN_ID": str(uuid4()),
+        }
+        stub = [sys.executable, "-I", "-S", fork_stub.__file__, str(tmp_path / "nobody")]
+        program = f"import subprocess; subprocess.run({[*stub, 'prefect.engine']!r})"
+        with subprocess.Popen([sys.executable, "-c", program], env=environment) as worker:
+            connection, _ = silent.accept()  # the run is at work: it has asked for itself
+            with connection:
+                run = psutil.Process(worker.pid).children()[0]
+                assert "prefect.engine" in run.cmdline()
+                worker.kill()
+                run.wait(timeout=10)
+    assert not run.is_running()
