@@ -124,7 +124,7 @@ def _columns(gathered: Gathered, split: str, group: str | None) -> list[str]:
 def _feature(
     gathered: Gathered, about: About, place: Place, parts: Mapping[str, SplitFromSite]
 ) -> Feature:
-    name = place[2]
+    split, group, name = place
     known = gathered.known(place)
     agreed = {site: column.summary for site, column in gathered.agreed(place)}
     by_site: dict[str, Summary] = {}
@@ -132,6 +132,10 @@ def _feature(
         if name in part.columns:
             summary = part.columns[name].summary
             by_site[site] = shown(summary, known.get(site), about.quantiles)
+        elif group is not None:
+            of_all = gathered.splits[site][split].columns.get(name)
+            if of_all is not None and of_all.summary == Summary(withheld=of_all.summary.withheld):
+                by_site[site] = Summary(withheld=of_all.summary.withheld)
     return Feature(
         kind=gathered.kinds()[name],
         overall=overall(agreed, known, about.quantiles),

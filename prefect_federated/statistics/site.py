@@ -17,6 +17,7 @@ from prefect_federated.datasets.table import near
 from prefect_federated.errors import FederatedError, StatisticsFailed
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import Tensors, Update
+from prefect_federated.statistics.columns import nothing
 from prefect_federated.statistics.exact import (
     Parts,
     exact_aggregate,
@@ -31,7 +32,13 @@ from prefect_federated.statistics.moments import Floats
 from prefect_federated.statistics.protection import protect
 from prefect_federated.statistics.question import FINE, KEY, Question, question_in
 from prefect_federated.statistics.request import Request, SiteTaskKind
-from prefect_federated.statistics.schema import FromSite, SplitFromSite, Summary, Withheld
+from prefect_federated.statistics.schema import (
+    ColumnAtSite,
+    FromSite,
+    SplitFromSite,
+    Summary,
+    Withheld,
+)
 from prefect_federated.statistics.tally import Plan
 
 with contextlib.suppress(ImportError):  # datasets say what to install
@@ -72,9 +79,6 @@ class _Asked:
         if not table.columns and not table.unusable:
             why = "it has no column that may be used"
             self.withheld.append(Withheld(what="everything", reason=why))
-        for name, why in table.unusable.items():
-            if question.features is None or name in question.features:
-                self.withheld.append(Withheld(what=f"column {name!r}", reason=why))
         self.group_by = self._group_by()
 
     def _group_by(self) -> str | None:
@@ -82,6 +86,9 @@ class _Asked:
         kind = self.table.columns.get(name) if name is not None else None
         if name is None or kind in ("categorical", "boolean"):
             return name
+        if name in self.table.unusable:
+            self.withheld.append(Withheld(what="groups", reason=self.table.unusable[name]))
+            return None
         why = (
             f"column {name!r} holds {kind} values; group by a categorical or boolean column"
             if kind is not None
@@ -89,6 +96,16 @@ class _Asked:
         )
         self.withheld.append(Withheld(what="groups", reason=why))
         return None
+
+    @property
+    def unusable(self) -> dict[str, ColumnAtSite]:
+        """The columns that the site has but cannot use: withheld, with the reason."""
+        wanted = self.question.features
+        return {
+            name: ColumnAtSite(kind="empty", summary=nothing(why))
+            for name, why in self.table.unusable.items()
+            if wanted is None or name in wanted
+        }
 
     @property
     def ranged(self) -> list[str]:
@@ -206,6 +223,9 @@ def _protected(site: Site, kind: SiteTaskKind, compute: Compute) -> Update:
         with dataset.table(split) as table:
             asked = _Asked(question, dataset, table, split)
             exact, parts_of_bins = compute(asked)
+        if kind == "describe":
+            columns = {**exact.columns, **asked.unusable}
+            exact = exact.model_copy(update={"columns": columns})
         if kind != "describe" and not exact.columns:  # nothing of it was asked for
             continue
         told = [*exact.withheld, *asked.withheld]

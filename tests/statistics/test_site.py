@@ -14,7 +14,7 @@ from prefect_federated.executors import Site
 from prefect_federated.statistics import site as executors
 from prefect_federated.statistics.answers import answers_in
 from prefect_federated.statistics.question import Question
-from prefect_federated.statistics.schema import Statistics
+from prefect_federated.statistics.schema import Statistics, Summary
 from tests.statistics.surveyed import OPEN, QUANTILES, asked, survey, write_sites
 
 EXACT = 1e-12  # relative
@@ -291,6 +291,39 @@ def test_a_site_without_the_only_column_that_is_asked_for_is_shown_without_it(
     of_b = [line for line in found.withheld if line.startswith("b:")]
     assert len(of_b) == 1
     assert "column 'pressure' withheld, there is no such column" in of_b[0]
+    assert not any("minimum" in line for line in found.withheld)
+
+
+@pytest.mark.parametrize("features", [None, ["age", "pressure"], ["pressure"]])
+@pytest.mark.parametrize("policy", ["{}", OPEN])
+def test_a_column_that_a_site_cannot_use_is_shown_as_withheld_there(
+    tmp_path: Path, features: list[str] | None, policy: str
+) -> None:
+    text = f"privacy: {policy}\ndatasets:\n  visits: {{csv: visits.csv, privacy: {policy}}}\n"
+    folders = write_sites(tmp_path, dict.fromkeys(["a", "b"], text))
+    for number, its in enumerate(folders.values()):
+        frame = rows(number, 400).fillna({"pressure": 120.0})
+        if its.name == "b":
+            frame["pressure"] = frame["pressure"].astype(object)
+            frame.loc[50, "pressure"] = "high"
+        frame.to_csv(its / "visits.csv", index=False)
+    group_by = "ward" if features is None else None
+    question = Question(dataset="visits", features=features, group_by=group_by)
+    found = survey(folders, question)
+    whole = found.splits["all"]
+    for part in (whole, *whole.groups.values()):
+        feature = part.features["pressure"]
+        assert feature.kind == "numeric"
+        assert feature.without == []
+        assert feature.overall.mean == feature.by_site["a"].mean is not None
+        of_b = feature.by_site["b"]
+        assert of_b == Summary(withheld=of_b.withheld)
+        (line,) = of_b.withheld
+        assert line.what == "everything"
+        assert "row 51" in line.reason
+        assert "high" not in line.reason
+    (told,) = [line for line in found.withheld if "row 51" in line]
+    assert told.startswith("b, pressure: withheld, ")
     assert not any("minimum" in line for line in found.withheld)
 
 
