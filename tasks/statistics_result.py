@@ -7,7 +7,7 @@ the last thing of a run, whole or not at all.
 import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,8 @@ from prefect_federated.tasks.storage import get, path_in_storage, put
 
 DRIFT_EVENT = "federated.statistics.drift"
 _MOST_EVENTS = 100  # of one run; the largest drifts
+_MOST_REASONS = 5  # that a state's message says
+_LONGEST_REASON = 160
 
 
 class StatisticsRef(BaseModel):
@@ -37,6 +39,7 @@ class StatisticsRef(BaseModel):
         report: The HTML report.
         name: What runs are compared by.
         sites: Site -> answered, absent or failed.
+        reasons: Site -> why it has failed, as one short sentence.
         features: Number of columns.
         withheld: All that sites withhold, as lines.
         drifted: How many features at sites have drifted since the last run of the name.
@@ -48,6 +51,7 @@ class StatisticsRef(BaseModel):
     report: str
     name: str
     sites: dict[str, str]
+    reasons: dict[str, str] = Field(default={})
     features: int
     withheld: list[str] = Field(default=[])
     drifted: int = 0
@@ -170,6 +174,11 @@ def publish(
         report=path_in_storage(report),
         name=result.name,
         sites={site: state.state for site, state in result.sites.items()},
+        reasons={
+            site: _first_sentence(state.reason)
+            for site, state in result.sites.items()
+            if state.state == "failed"
+        },
         features=len({name for split in result.splits.values() for name in split.features}),
         withheld=result.withheld,
         drifted=len(drifted),
@@ -180,15 +189,32 @@ def message_of(reference: StatisticsRef) -> str:
     """Returns the final state's message: what was answered, and in one line what is withheld."""
     states = list(reference.sites.values())
     parts = [f"{reference.features} features at {states.count('answered')} of {len(states)} sites"]
-    for state in ("absent", "failed"):
-        sites = [site for site, its in reference.sites.items() if its == state]
-        if sites:
-            parts.append(f"{state}: {', '.join(sites)}")
+    absent = [site for site, state in reference.sites.items() if state == "absent"]
+    if absent:
+        parts.append(f"absent: {', '.join(absent)}")
+    if "failed" in states:
+        parts.append(f"failed: {', '.join(_failed(reference))}")
     if reference.drifted:
         parts.append(f"{reference.drifted} drifted since the last run")
     if reference.withheld:
         parts.append(one_line(reference.withheld))
     return "; ".join(parts)
+
+
+def _failed(reference: StatisticsRef) -> Iterator[str]:
+    """Yields the failed sites, each with its reason, or those of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for site, state in reference.sites.items():
+        if state == "failed":
+            by_reason.setdefault(reference.reasons.get(site, ""), []).append(site)
+    for place, (reason, sites) in enumerate(by_reason.items()):
+        is_said = reason and place < _MOST_REASONS
+        yield f"{', '.join(sites)} ({reason})" if is_said else ", ".join(sites)
+
+
+def _first_sentence(reason: str) -> str:
+    first = reason.strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+    return first if len(first) <= _LONGEST_REASON else f"{first[: _LONGEST_REASON - 3]}..."
 
 
 def _with_notes(result: Statistics) -> Statistics:

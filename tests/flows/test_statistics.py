@@ -229,7 +229,24 @@ def test_what_a_broken_or_lying_site_sends_makes_it_a_failed_one_and_the_rest_st
         line.startswith("breaks-off: histograms withheld, it did not answer 'count'")
         for line in reference.withheld
     )
-    assert "failed: below-zero" in message_of(reference)
+    message = message_of(reference)
+    assert "failed: below-zero (" in message
+    assert "its variance is -1" in message
+    assert "no-file (DatasetFileError: " in message
+    assert "schema: JSON: json_invalid), " in message  # and no more than its first sentence
+
+
+def test_a_message_gives_a_reason_of_several_sites_once_and_no_more_than_a_line_of_it() -> None:
+    names = [f"site-{number}" for number in range(8)]
+    reasons = dict.fromkeys(names, "it is out of memory")
+    several = StatisticsRef(
+        path="", report="", name="", features=0, sites=dict.fromkeys(names, "failed"),
+        reasons=reasons,
+    )  # fmt: skip
+    assert message_of(several).endswith(f"failed: {', '.join(names)} (it is out of memory)")
+    all_differ = {name: f"{name} is away" for name in names}
+    message = message_of(several.model_copy(update={"reasons": all_differ}))
+    assert message.endswith("site-4 (site-4 is away), site-5, site-6, site-7")
 
 
 def test_a_dataset_and_columns_that_no_site_has_fail_the_job_and_say_what_is_near(
