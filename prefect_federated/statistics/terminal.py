@@ -3,18 +3,18 @@
 import difflib
 from collections.abc import Iterator, Mapping
 
-from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from prefect_federated.errors import StatisticsNotFound
 from prefect_federated.statistics.absence import Rows, absence_words, rows_of
 from prefect_federated.statistics.distances import counts_of
+from prefect_federated.statistics.figures import COUNTED
 from prefect_federated.statistics.report_page import result_sites
 from prefect_federated.statistics.schema import OVERALL, Feature, Split, Statistics, Summary
 from prefect_federated.statistics.stand_outs import all_stand_outs, stand_outs
+from prefect_federated.statistics.terminal_table import Fitted
 from prefect_federated.statistics.wording import (
     NONE,
     WITHHELD,
@@ -22,6 +22,7 @@ from prefect_federated.statistics.wording import (
     count,
     keeps_back,
     listed,
+    not_there,
     number,
     overall_of,
     percent,
@@ -37,6 +38,8 @@ _LINES = 10
 _DRIFTS = 20
 _CATEGORIES = 12
 _BARS, _FEWEST_BARS = 30, 7
+_NUMBERS = ("values", "missing", "mean", "std", "min", "max")
+_BARS_HEADER = "how they lie"
 
 
 def overview(result: Statistics) -> RenderableType:
@@ -45,7 +48,7 @@ def overview(result: Statistics) -> RenderableType:
     found = [f"{each.text} ({clean(', '.join(each.splits))})" for each in all_stand_outs(result)]
     parts += _lines("What stands out", [*map(clean, result.notes), *found])
     parts += _lines("What is withheld", [*map(clean, weighty_first(result.withheld))])
-    parts.append(_sites(result))
+    parts += _sites(result)
     parts += [_columns(clean(name), split) for name, split in result.splits.items()]
     parts += _drift(result)
     return Group(*parts)
@@ -126,17 +129,11 @@ def _lines(title: str, lines: list[str]) -> list[RenderableType]:
     return [Text(f"\n{title}", style="bold"), *shown]
 
 
-def _sites(result: Statistics) -> Table:
-    table = Table(
-        "site", "state", title="Sites", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for name in result.splits:
-        table.add_column(f"{clean(name)}: rows", justify="right")
+def _sites(result: Statistics) -> list[RenderableType]:
+    splits = [f"{clean(name)}: rows" for name in result.splits]
+    table = Fitted(["site", "state", *splits], title="\nSites", words=["state"])
     for site in result_sites(result):
         state = result.sites.get(site)
-        words = (
-            "answered" if state is None else ": ".join(filter(None, [state.state, state.reason]))
-        )
         rows = []
         for split in result.splits.values():
             there = split.sites.get(site)
@@ -146,21 +143,29 @@ def _sites(result: Statistics) -> Table:
                 rows.append(WITHHELD)
             else:
                 rows.append(count(there.rows))
-        table.add_row(*map(_text, [site, words, *rows]))
+        table.add_row(short(site), "answered" if state is None else state.state, *rows)
     table.add_row(OVERALL, "", *(count(split.rows) for split in result.splits.values()))
-    return table
+    away = [
+        Text(f"- {not_there(site, state)}")
+        for site, state in result.sites.items()
+        if state.state != "answered"
+    ]
+    if not away:
+        return [table]
+    return [table, Text("Sites that did not answer", style="bold"), *away, Text("")]
 
 
-def _columns(name: str, split: Split) -> Table:
-    table = Table(
-        title=f"Columns in {name}, all sites", title_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )  # fmt: skip
-    _add_columns(table, "column", "kind")
+def _columns(name: str, split: Split) -> Fitted:
+    table = Fitted(
+        ["column", "kind", *_NUMBERS, _BARS_HEADER],
+        title=f"Columns in {name}, all sites",
+        left_out_first=("kind", "min", "max", _BARS_HEADER, "std"),
+        words=["kind"],
+    )
     for column, feature in split.features.items():
         cells = _numbers(feature, overall_of(feature))
         cells[1] = absence_words(feature, split, OVERALL)
-        table.add_row(_text(column), feature.kind, *map(_text, cells), Histogram(feature.overall))
+        table.add_row(short(column), feature.kind, *cells, Histogram(feature.overall))
     return table
 
 
@@ -169,14 +174,13 @@ def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[Ren
     yield Text(f"\n{title}, {feature.kind}", style="bold")
     for note in stand_outs(name, feature, rows):
         yield Text(f"- {note}")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    _add_columns(table, "site")
+    table = _moments("site", feature)
     for site, each in series.items():
         reason = keeps_back(each.withheld, "everything")
         if reason is not None and each.count is None:
             yield Text(f"- {clean(site)}: {WITHHELD}, {clean(reason)}")
             continue
-        table.add_row(_text(site), *map(_text, _numbers(feature, each)), Histogram(each))
+        table.add_row(short(site), *_row(feature, each))
     yield table
     if silent := [site for site, each in feature.by_site.items() if each.count is None]:
         yield Text(f"- {OVERALL}: counted without {clean(listed(silent))}")
@@ -184,25 +188,28 @@ def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[Ren
     if asked:
         yield _quantiles(feature, series, asked)
     if feature.overall.categories:
-        yield _categories(series)
+        yield _categories(feature.overall.categories, series)
     for site, each in series.items():
         for line in each.withheld:
             if line.what != "everything":
                 yield Text(f"- {clean(site)}: {clean(line.what)} withheld, {clean(line.reason)}")
 
 
-def _add_columns(table: Table, *words: str) -> None:
-    """Adds the columns of numbers, which are never cut: a cut number would be another number."""
-    for header in words:
-        table.add_column(header, overflow="fold")
-    for header in ("values", "missing", "mean", "std", "min", "max"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("how they lie", overflow="fold")
+def _moments(first: str, feature: Feature) -> Fitted:
+    """Returns an empty table of numbers; of categories there are no moments."""
+    numbers = _NUMBERS[:2] if feature.kind in COUNTED else _NUMBERS
+    spare = (_BARS_HEADER, "min", "max", "std")
+    headers = [first, *numbers, _BARS_HEADER]
+    return Fitted(headers, left_out_first=[each for each in spare if each in headers])
 
 
-def _quantiles(feature: Feature, series: Mapping[str, Summary], asked: list[float]) -> Table:
-    headers = ["quantiles", *(f"{100 * q:g} %" for q in asked)]
-    table = Table(*headers, box=box.SIMPLE_HEAD, pad_edge=False)
+def _row(feature: Feature, each: Summary) -> list[RenderableType]:
+    numbers = _numbers(feature, each)
+    return [*(numbers[:2] if feature.kind in COUNTED else numbers), Histogram(each)]
+
+
+def _quantiles(feature: Feature, series: Mapping[str, Summary], asked: list[float]) -> Fitted:
+    table = Fitted(["quantiles", *(f"{100 * q:g} %" for q in asked)])
     for site, each in series.items():
         found = {quantile.q: quantile for quantile in each.quantiles}
         cells = []
@@ -214,24 +221,21 @@ def _quantiles(feature: Feature, series: Mapping[str, Summary], asked: list[floa
                 cell += f" [{low}, {high}]"
             cells.append(cell)
         if found:
-            table.add_row(*map(_text, [site, *cells]))
+            table.add_row(short(site), *cells)
     return table
 
 
-def _categories(series: Mapping[str, Summary]) -> Table:
-    table = Table("category", box=box.SIMPLE_HEAD, pad_edge=False)
-    for site, each in series.items():
-        if each.categories:
-            table.add_column(_text(site), justify="right")
-    whole = series[OVERALL].categories or {}
+def _categories(whole: Mapping[str, float | None], series: Mapping[str, Summary]) -> Fitted:
+    """Returns the rows a category, the fullest first: a column a site, or a group."""
+    counted = {name: each.categories for name, each in series.items() if each.categories}
+    table = Fitted(["category", *map(short, counted)])
     names = sorted(whole, key=lambda name: -(whole[name] or 0.0))
     for name in names[:_CATEGORIES]:
         cells = [
-            WITHHELD if each.categories.get(name, 0.0) is None
-            else count(each.categories.get(name, 0.0))
-            for each in series.values() if each.categories
-        ]  # fmt: skip
-        table.add_row(*map(_text, [name, *cells]))
+            WITHHELD if each.get(name, 0.0) is None else count(each.get(name, 0.0))
+            for each in counted.values()
+        ]
+        table.add_row(short(name), *cells)
     if len(names) > _CATEGORIES:
         table.add_row(f"{len(names) - _CATEGORIES} more; --json FILE has all")
     return table
@@ -246,7 +250,7 @@ def _numbers(feature: Feature, each: Summary) -> list[str]:
         "min": number(each.min, feature.kind),
         "max": number(each.max, feature.kind),
     }
-    if feature.kind in ("categorical", "boolean"):
+    if feature.kind in COUNTED:
         shown |= dict.fromkeys(("mean", "std", "min", "max"), "")
     return [
         WITHHELD if cell == NONE and keeps_back(each.withheld, what) else cell
@@ -263,16 +267,11 @@ def _drift(result: Statistics) -> list[RenderableType]:
     notes = _lines(title, [*map(clean, compared.notes)]) or [Text(f"\n{title}", style="bold")]
     if not past:
         return [*notes, Text("- nothing is past a threshold")]
-    headers = ("split", "column", "site", "PSI", "KS distance")
-    table = Table(*headers, box=box.SIMPLE_HEAD, pad_edge=False)
+    headers = ("column", "split", "site", "PSI", "KS distance")
+    table = Fitted(headers, words=("split", "site"))
     for drift in past[:_DRIFTS]:
-        cells = [drift.split, drift.feature, drift.site, number(drift.psi), number(drift.ks)]
-        table.add_row(*map(_text, cells))
+        names = (drift.feature, drift.split, drift.site)
+        table.add_row(*map(short, names), number(drift.psi), number(drift.ks))
     if len(past) > _DRIFTS:
         table.add_row(f"{len(past) - _DRIFTS} more")
     return [*notes, table]
-
-
-def _text(cell: str) -> Text:
-    """Returns a cell whose square brackets rich does not read as markup."""
-    return Text(short(cell, 80), style="yellow" if cell.startswith(WITHHELD) else "")

@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 
 from prefect_federated.errors import StatisticsNotFound
 from prefect_federated.statistics.drift import compare
-from prefect_federated.statistics.schema import Histogram, Summary
+from prefect_federated.statistics.schema import Histogram, Quantile, SiteState, Summary
 from prefect_federated.statistics.terminal import bars, one_column, overview
 from tests.statistics.made import EVIL, evil, heart, many_features, troubled_heart
 
@@ -24,8 +24,8 @@ def test_the_overview_says_what_stands_out_what_is_withheld_and_who_is_absent() 
     text = shown(overview(troubled_heart()), width=160)
     assert "- chol: switzerland has the value 0 in all its 92 values" in text
     assert "- site-4: withheld, 11 rows < minimum 20" in text
-    assert "absent: it is not connected" in text
-    assert "failed: its table 'heart' is empty" in text
+    assert "basel is absent: it is not connected" in text
+    assert "zurich failed: its table 'heart' is empty" in text
     (line,) = [line for line in text.splitlines() if line.split()[:2] == ["chol", "numeric"]][:1]
     assert line.split()[2:9] == ["668", "3.2", "%", "200.8", "111.4", "0", "603"]
 
@@ -33,6 +33,53 @@ def test_the_overview_says_what_stands_out_what_is_withheld_and_who_is_absent() 
 @pytest.mark.parametrize("width", [80, 60])
 def test_no_number_is_cut_in_a_narrow_terminal(width: int) -> None:
     assert "…" not in shown(overview(heart()), width)
+
+
+def test_names_and_kinds_stand_on_one_line_in_a_terminal_of_80_columns() -> None:
+    text = shown(overview(troubled_heart()), 80)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["trestbps", "643", "6.8", "%", "131.6", "18.98", "0", "200"] in [
+        line[:8] for line in lines
+    ]
+    assert "Left out, as the terminal is narrow: kind" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    narrow = shown(overview(troubled_heart()), 60)
+    assert "Left out, as the terminal is narrow: kind, min, max" in narrow
+    assert ["trestbps", "643", "6.8", "%", "131.6", "18.98"] in [
+        line.split()[:6] for line in narrow.splitlines()
+    ]
+    wide = shown(overview(troubled_heart()), 100)
+    assert any(line.split()[:2] == ["restecg", "categorical"] for line in wide.splitlines())
+    assert "va-long-beach " in shown(one_column(troubled_heart(), "chol"), 80)
+
+
+@pytest.mark.parametrize("width", [120, 80, 60])
+def test_quantiles_that_do_not_fit_go_below_each_other(width: int) -> None:
+    result = heart()
+    feature = result.splits["train"].features["chol"]
+    some = [
+        Quantile(q=q, value=1234567.25 + q, lower=1234567.25, upper=9876543.25)
+        for q in (0.05, 0.25, 0.5, 0.75, 0.95)
+    ]
+    by_site = {"va-long-beach": Summary(count=150, quantiles=some)}
+    feature = feature.model_copy(update={"by_site": by_site})
+    split = result.splits["train"].model_copy(update={"features": {"chol": feature}})
+    text = shown(one_column(result.model_copy(update={"splits": {"train": split}}), "chol"), width)
+    for value in ("1,234,567.3", "1,234,567.5", "1,234,567.75", "1,234,568", "1,234,568.2"):
+        assert f"{value} [1,234,567.25, 9,876,543.25]" in text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_the_whole_reason_of_a_site_that_did_not_answer_is_there() -> None:
+    result = troubled_heart()
+    reason = f"its dataset has a column {'of much ' * 20}text. Say in its datasets.yaml what it is."
+    states = {**result.sites, "bern": SiteState(state="failed", reason=reason)}
+    text = shown(overview(result.model_copy(update={"sites": states})), 80)
+    start = text.index("Sites that did not answer")
+    told = " ".join(text[start:].split())
+    assert f"- bern failed: {reason.rstrip('.')}" in told
+    assert "- basel is absent: it is not connected" in told
+    assert "Sites that did not answer" not in shown(overview(heart()), 80)
 
 
 def test_one_column_is_shown_site_by_site_with_quantiles_and_bounds() -> None:
