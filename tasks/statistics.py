@@ -8,13 +8,14 @@ from typing import Protocol
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 
+from prefect_federated.datasets.table import close
 from prefect_federated.errors import ConfigurationError, NotEnoughSites, UpdateRejected
 from prefect_federated.messages import SiteFailure
 from prefect_federated.statistics.answers import answers_in
 from prefect_federated.statistics.gathered import Gathered
 from prefect_federated.statistics.merge import About, deviations, statistics_of
 from prefect_federated.statistics.question import Question
-from prefect_federated.statistics.schema import Statistics
+from prefect_federated.statistics.schema import Statistics, Withheld
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.statistics_result import (
     Earlier,
@@ -109,7 +110,8 @@ class Survey:
 
         Raises:
             NotEnoughSites: fewer sites have answered than the job asks for.
-            ConfigurationError: no site has any of the features.
+            ConfigurationError: no site has any of the splits or of the features, or none can group
+                by the column.
         """
         there = self._fed.sites
         if there:
@@ -120,7 +122,10 @@ class Survey:
             waited = f"it had not joined within {self._job.absent_after_s:g} s"
             self._gathered.missing(site, self._fed.hub.given_up(site), waited)
         self._check_enough(len(there))
+        self._check_splits()
         self._check_features()
+        self._check_group_by()
+        self._note_ranges()
 
     def count(self) -> None:
         """Asks for histograms, on ranges that all sites share."""
@@ -208,12 +213,65 @@ class Survey:
                 f"{self._job.dataset!r}. {'; '.join(result.withheld[:_REASONS])}"
             )
 
+    def _check_splits(self) -> None:
+        wanted = self._job.splits
+        if wanted and not set(wanted) & set(self._gathered.all_splits()):
+            reasons = _alike(
+                (site, kept.reason)
+                for site in self._gathered.sites
+                for kept in self._gathered.withheld.get(site, [])
+            )
+            raise ConfigurationError(
+                f"no site has any of the splits {', '.join(wanted)} in the dataset "
+                f"{self._job.dataset!r}. {'; '.join(reasons[:_REASONS])}"
+            )
+
+    def _check_group_by(self) -> None:
+        name = self._job.group_by
+        # As sites say it of the column itself; what a policy withholds fails no job.
+        begins = (f"there is no column {name!r}", f"column {name!r} holds")
+        found = [
+            (site, _reason(part.withheld, "groups"))
+            for site in self._gathered.sites
+            for part in self._gathered.splits[site].values()
+        ]
+        if name is not None and found and all(why.startswith(begins) for _, why in found):
+            raise ConfigurationError(
+                f"no site can group the dataset {self._job.dataset!r} by {name!r}. "
+                f"{'; '.join(_alike(found)[:_REASONS])}"
+            )
+
+    def _note_ranges(self) -> None:
+        kinds, features = self._gathered.kinds(), self._job.features
+        for name in self._job.ranges:
+            if name in kinds or self._is_withheld(name):
+                continue
+            why = "which no site has"
+            if features is not None and name not in features:
+                why = "which is not among the features"
+            note = f"ranges name {name!r}, {why}. {close(name, kinds)}".strip()
+            self._gathered.notes.append(note)
+            get_run_logger().warning("%s", note)
+
+    def _is_withheld(self, column: str) -> bool:
+        return any(
+            _reason(part.withheld, f"column {column!r}")
+            for of_site in self._gathered.splits.values()
+            for part in of_site.values()
+        )
+
+
+def _reason(withheld: Sequence[Withheld], what: str) -> str:
+    return next((kept.reason for kept in withheld if kept.what == what), "")
+
 
 def _alike(reasons: Iterable[tuple[str, str]]) -> list[str]:
     """Returns a line for each reason, with the sites that give it."""
     sites_by_reason: dict[str, list[str]] = {}
     for site, reason in reasons:
-        sites_by_reason.setdefault(reason, []).append(site)
+        sites = sites_by_reason.setdefault(reason, [])
+        if site not in sites:
+            sites.append(site)
     return [f"{_named(sites)}: {reason}" for reason, sites in sites_by_reason.items()]
 
 

@@ -18,14 +18,26 @@ def lines(gathered: Gathered) -> list[str]:
 
 
 def one_line(withheld: list[str], most: int = 3) -> str:
-    """Returns some lines as one, for a state's message: those on whole sites and splits first.
+    """Returns some lines as one, for a state's message.
+
+    First come groups, splits and columns that were asked for and are not there: as a rule they are
+    spelled wrongly. Then come whole sites and splits.
 
     >>> one_line(["a: withheld, x", "b: withheld, y", "c: withheld, z"], most=2)
     'a: withheld, x; b: withheld, y; and 1 more'
+    >>> one_line(["a: withheld, x", "a: groups withheld, there is no column 'sexx'"], most=1)
+    "a: groups withheld, there is no column 'sexx'; and 1 more"
     """
-    ordered = sorted(withheld, key=lambda line: ": withheld, " not in line)
+    ordered = sorted(withheld, key=_rank)
     more = [f"and {len(withheld) - most} more"] if len(withheld) > most else []
     return "; ".join([*ordered[:most], *more])
+
+
+def _rank(line: str) -> int:
+    asked_for = (": groups withheld, ", ": split '", " withheld, there is no such column")
+    if any(part in line for part in asked_for):
+        return 0
+    return 1 if ": withheld, " in line else 2
 
 
 def _of_site(gathered: Gathered, site: str) -> Iterator[str]:

@@ -260,6 +260,49 @@ def test_a_dataset_and_columns_that_no_site_has_fail_the_job_and_say_what_is_nea
         run(heart, features=["cholesterol"])
 
 
+def test_splits_and_a_column_to_group_by_that_no_site_has_fail_the_job_and_say_what_is_near(
+    heart: Path,
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        run(heart, splits=["al"], features=["age"])
+    assert str(caught.value) == (
+        "no site has any of the splits al in the dataset 'heart'. cleveland, hungary and 2 more: "
+        "there is no such split. Did you mean 'all'? There is all."
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        run(heart, group_by="sexx", features=["age"])
+    assert str(caught.value).startswith(
+        "no site can group the dataset 'heart' by 'sexx'. cleveland, hungary and 2 more: there is "
+        "no column 'sexx' that may be used. Did you mean 'sex'?"
+    )
+    with pytest.raises(ConfigurationError, match="column 'age' holds numeric values"):
+        run(heart, group_by="age", features=["age"])
+
+
+def test_what_only_some_sites_lack_completes_the_job_and_is_said_first(heart: Path) -> None:
+    file = heart / "cleveland" / "heart.csv"
+    pd.read_csv(file).rename(columns={"sex": "gender"}).to_csv(file, index=False)
+    reference = run(
+        heart,
+        group_by="sex",
+        splits=["all", "tset"],
+        ranges={"agee": [0, 100], "chol": [0, 600]},
+        features=["age", "ca", "thal"],
+    )
+    assert read(reference).notes[:2] == [
+        "ranges name 'agee', which is not among the features. Did you mean 'age'?",
+        "ranges name 'chol', which is not among the features.",
+    ]
+    shown = message_of(reference).partition("; ")[2]
+    assert shown.count("there is no ") == 3
+    assert shown.endswith(" more")
+
+
+def test_a_range_of_a_column_that_no_site_has_is_a_note(heart: Path) -> None:
+    result = read(run(heart, ranges={"agee": [0, 100]}, correlation=False, quantiles=[]))
+    assert "ranges name 'agee', which no site has. Did you mean 'age'?" in result.notes
+
+
 def test_a_deployments_form_has_a_field_for_each_parameter_and_needs_the_dataset_only() -> None:
     schema = statistics.parameters
     assert schema.required == ["dataset"]
