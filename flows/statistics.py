@@ -92,7 +92,7 @@ class StatisticsJob(JobParameters):
     quorum: float = Field(
         default=0.01,
         gt=0,
-        description="Sites that must answer: up to 1 a share of those that are asked, rounded up; "
+        description="Sites that must answer: up to 1 a share of those that joined, rounded up; "
         "above 1 a count. By default one is enough, and the others are shown as absent or failed.",
     )
 

@@ -58,7 +58,11 @@ def simulate_command(
         cyclopts.Parameter(help="Folder to import executors from, beside what is installed."),
     ] = (),
     output: Annotated[
-        Path | None, cyclopts.Parameter(help="Folder for the model; a temporary one if left out.")
+        Path | None,
+        cyclopts.Parameter(
+            help="Folder for the model, or for statistics and their report, which are compared "
+            "with the last in the same folder; a temporary one if left out."
+        ),
     ] = None,
     param: Annotated[
         tuple[str, ...],
