@@ -130,12 +130,18 @@ def nothing(reason: str) -> Summary:
 
 def is_told_in_full(exact: Summary, policy: PrivacyPolicy) -> bool:
     """Tells whether a column's count, sum, mean and variance may be released."""
-    return (
-        exact.count is not None
-        and not is_small(exact.count, policy.minimum_rows)
-        and not hidden_presence(exact, policy)
-        and reason_against_moments(exact, policy) is None
-    )
+    return reason_not_in_full(exact, policy) is None
+
+
+def reason_not_in_full(exact: Summary, policy: PrivacyPolicy) -> str | None:
+    """Returns why not all of a column's count, sum, mean and variance may be released."""
+    if exact.count is None:
+        return "the site did not compute how many values there are"
+    if is_small(exact.count, policy.minimum_rows):
+        return f"fewer than {policy.minimum_rows} values"
+    if hidden_presence(exact, policy):
+        return f"fewer than {policy.small_missing} values are missing or infinite"
+    return reason_against_moments(exact, policy)
 
 
 def hidden_presence(exact: Summary, policy: PrivacyPolicy) -> list[str]:

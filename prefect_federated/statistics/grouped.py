@@ -18,6 +18,7 @@ from prefect_federated.statistics.columns import (
     hidden_presence,
     is_told_in_full,
     nothing,
+    reason_not_in_full,
     released_names,
     released_summary,
     told_categories,
@@ -62,10 +63,10 @@ def released_by_group(
     summaries = {}
     for name in named:
         if name not in told:
-            why = "too few values, or they would reveal another group's"
-            few = is_small(groups[name].count or 0.0, policy.minimum_rows)
-            if few:
-                why = f"fewer than {policy.minimum_rows} values"
+            why = reason_not_in_full(groups[name], policy)
+            why = (
+                why or "with the totals, it would tell those of the other rows, which are withheld"
+            )
             summaries[name] = nothing(why)
             continue
         numbers = groups[name].model_copy(update={"histogram": None, "categories": None})

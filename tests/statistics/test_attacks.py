@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefect_federated.datasets.policy import Noise, PrivacyPolicy
 from prefect_federated.statistics.histograms import OUTER
-from prefect_federated.statistics.schema import FromSite, SplitFromSite, Summary
+from prefect_federated.statistics.schema import FromSite, SplitFromSite, Summary, Withheld
 from tests.statistics.asking import FIRST_NIGHT, SmallSite
 
 SMALL = 5
@@ -203,6 +203,28 @@ def test_a_value_that_is_missing_in_one_group_only_hides_that_group(tmp_path: Pa
 
 
 # Histograms
+
+
+def test_a_column_that_is_withheld_in_a_group_says_why_there(tmp_path: Path) -> None:
+    frame = patients().sort_values("sex", ignore_index=True)  # female first
+    frame["age"] = np.arange(300.0) % 50
+    frame["chol"] = frame["age"] * 4
+    frame["bmi"] = frame["age"] / 2
+    frame["pulse"] = frame["age"] + 40
+    frame.loc[0, "chol"] = 9_000.0
+    frame.loc[:1, "bmi"] = np.nan
+    frame.loc[5 : (frame["sex"] == "female").sum() - 1, "pulse"] = np.nan
+    groups = SmallSite(tmp_path, frame).split(group_by="sex").groups
+    others = "with the totals, it would tell those of the other rows, which are withheld"
+    for name, why in (
+        ("chol", "a single row makes up more than 1/5 of its spread"),
+        ("bmi", "fewer than 5 values are missing or infinite"),
+        ("pulse", "fewer than 20 values"),
+    ):
+        for group, reason in (("female", why), ("male", others)):
+            summary = groups[group].columns[name].summary
+            assert summary == Summary(withheld=[Withheld(what="everything", reason=reason)])
+    assert groups["female"].columns["age"].summary.mean is not None
 
 
 def test_a_histogram_of_one_bin_around_a_person_gives_nothing(tmp_path: Path) -> None:
