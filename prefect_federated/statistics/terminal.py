@@ -1,19 +1,18 @@
-"""The result in a terminal: an overview, a table of the columns, small histograms of characters."""
+"""The result in a terminal: an overview, a table of the columns, one column site by site."""
 
 import difflib
 from collections.abc import Iterator, Mapping
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.measure import Measurement
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from prefect_federated.errors import StatisticsNotFound
 from prefect_federated.statistics.absence import Rows, absence_words, rows_of
-from prefect_federated.statistics.distances import counts_of
 from prefect_federated.statistics.figures import COUNTED
 from prefect_federated.statistics.report_page import result_sites
 from prefect_federated.statistics.schema import OVERALL, Feature, Split, Statistics, Summary
 from prefect_federated.statistics.stand_outs import all_stand_outs, stand_outs
+from prefect_federated.statistics.terminal_bars import Histogram, bars
 from prefect_federated.statistics.terminal_table import Fitted
 from prefect_federated.statistics.wording import (
     NONE,
@@ -32,12 +31,13 @@ from prefect_federated.statistics.wording import (
     weighty_first,
 )
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
-_ASCII = " .:-=+*#@"
+__all__ = ["bars", "one_column", "overview"]
+
 _LINES = 10
 _DRIFTS = 20
 _CATEGORIES = 12
-_BARS, _FEWEST_BARS = 30, 7
+_GROUP_ROWS = 40
+_PAIRS = 3
 _NUMBERS = ("values", "missing", "mean", "std", "min", "max")
 _BARS_HEADER = "how they lie"
 
@@ -49,7 +49,13 @@ def overview(result: Statistics) -> RenderableType:
     parts += _lines("What stands out", [*map(clean, result.notes), *found])
     parts += _lines("What is withheld", [*map(clean, weighty_first(result.withheld))])
     parts += _sites(result)
-    parts += [_columns(clean(name), split) for name, split in result.splits.items()]
+    for name, split in result.splits.items():
+        parts.append(_columns(clean(name), split))
+        if strongest := _correlations(split):
+            parts.append(Text(f"Strongest correlations: {strongest}\n"))
+    if result.group_by is not None and any(split.groups for split in result.splits.values()):
+        by = short(result.group_by)
+        parts.append(Text(f"by '{by}': see --feature NAME or the report\n"))
     parts += _drift(result)
     return Group(*parts)
 
@@ -70,47 +76,13 @@ def one_column(result: Statistics, name: str) -> RenderableType:
             f"{', '.join(map(repr, near))}."
         )
     for split, there in splits.items():
-        parts += list(
-            _column(f"{short(name)} in {clean(split)}", name, there.features[name], rows_of(there))
-        )
+        title, feature = f"{short(name)} in {clean(split)}", there.features[name]
+        parts += _column(title, name, feature, rows_of(there))
+        if strongest := _correlations(there, name):
+            parts.append(Text(f"Strongest correlations: {strongest}"))
+        if result.group_by is not None and name != result.group_by:
+            parts += _groups(title, name, result.group_by, there)
     return Group(*parts)
-
-
-class Histogram:
-    """A histogram of characters, one a bin, drawn as well as the terminal can."""
-
-    def __init__(self, summary: Summary) -> None:
-        self._summary = summary
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        marks = _BLOCKS if console.encoding.lower().startswith("utf") else _ASCII
-        yield Text(bars(self._summary, marks, options.max_width), no_wrap=True)
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        width = len(bars(self._summary))
-        return Measurement(min(width, _FEWEST_BARS), width)
-
-
-def bars(summary: Summary, marks: str = _BLOCKS, most: int = _BARS) -> str:
-    """Returns a character a bin or category: the higher, the more; a mark for any value at all.
-
-    >>> from prefect_federated.statistics.schema import Histogram
-    >>> bars(Summary(histogram=Histogram(edges=[0, 1, 2, 3], counts=[0, 1, 800])))
-    ' ▁█'
-    """
-    if summary.categories:
-        sizes = sorted((size or 0.0 for size in summary.categories.values()), reverse=True)
-    elif summary.histogram is not None:
-        sizes = counts_of(summary.histogram, summary.count).tolist()
-        step = -(-len(sizes) // max(most, 1))
-        sizes = [sum(sizes[place : place + step]) for place in range(0, len(sizes), step)]
-    else:
-        return ""
-    highest, steps = max(sizes, default=0.0), len(marks) - 1
-    if highest <= 0:
-        return ""
-    levels = [max(round(size / highest * steps), 1) if size > 0 else 0 for size in sizes]
-    return "".join(marks[level] for level in levels[:most])
 
 
 def _title(result: Statistics) -> Text:
@@ -175,12 +147,7 @@ def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[Ren
     for note in stand_outs(name, feature, rows):
         yield Text(f"- {note}")
     table = _moments("site", feature)
-    for site, each in series.items():
-        reason = keeps_back(each.withheld, "everything")
-        if reason is not None and each.count is None:
-            yield Text(f"- {clean(site)}: {WITHHELD}, {clean(reason)}")
-            continue
-        table.add_row(short(site), *_row(feature, each))
+    yield from _fill(table, feature, series)
     yield table
     if silent := [site for site, each in feature.by_site.items() if each.count is None]:
         yield Text(f"- {OVERALL}: counted without {clean(listed(silent))}")
@@ -195,6 +162,45 @@ def _column(title: str, name: str, feature: Feature, rows: Rows) -> Iterator[Ren
                 yield Text(f"- {clean(site)}: {clean(line.what)} withheld, {clean(line.reason)}")
 
 
+def _groups(title: str, name: str, by: str, split: Split) -> Iterator[RenderableType]:
+    """Yields a column by the column that was grouped by: of all sites and, of few groups, each."""
+    found = {group: there.features[name] for group, there in split.groups.items()
+             if name in there.features}  # fmt: skip
+    if not found:
+        return
+    yield Text(f"\n{title}, by '{short(by)}'", style="bold")
+    table = _moments("group, site", next(iter(found.values())))
+    size = sum(1 + len(feature.by_site) for feature in found.values())
+    for group, feature in list(found.items())[:_GROUP_ROWS]:
+        sites = feature.by_site if size <= _GROUP_ROWS else {}
+        series = {OVERALL: overall_of(feature), **sites}
+        named = {f"{short(group, 30)}, {short(site, 30)}": each for site, each in series.items()}
+        yield from _fill(table, feature, named)
+    yield table
+    if size > _GROUP_ROWS:
+        more = f"{len(found) - _GROUP_ROWS} more groups, and " if len(found) > _GROUP_ROWS else ""
+        yield Text(f"- {more}each site's numbers: --html FILE has them")
+    counted = {group: feature.overall for group, feature in found.items()}
+    whole = split.features[name].overall.categories
+    if whole and any(each.categories for each in counted.values()):
+        yield _categories(whole, dict(list(counted.items())[:_CATEGORIES]))
+
+
+def _correlations(split: Split, name: str | None = None) -> str:
+    """Returns the strongest correlations over all sites, of one column or of any two."""
+    found = split.correlation
+    if found is None:
+        return ""
+    pairs = [
+        (value, found.columns[column], found.columns[row])
+        for row, values in enumerate(found.values)
+        for column, value in enumerate(values[:row])
+        if value is not None and name in (None, found.columns[row], found.columns[column])
+    ]
+    pairs.sort(key=lambda pair: -abs(pair[0]))
+    return ", ".join(f"{short(a)} and {short(b)} {value:.2f}" for value, a, b in pairs[:_PAIRS])
+
+
 def _moments(first: str, feature: Feature) -> Fitted:
     """Returns an empty table of numbers; of categories there are no moments."""
     numbers = _NUMBERS[:2] if feature.kind in COUNTED else _NUMBERS
@@ -203,9 +209,16 @@ def _moments(first: str, feature: Feature) -> Fitted:
     return Fitted(headers, left_out_first=[each for each in spare if each in headers])
 
 
-def _row(feature: Feature, each: Summary) -> list[RenderableType]:
-    numbers = _numbers(feature, each)
-    return [*(numbers[:2] if feature.kind in COUNTED else numbers), Histogram(each)]
+def _fill(table: Fitted, feature: Feature, series: Mapping[str, Summary]) -> Iterator[Text]:
+    """Adds a row for each of a series; of those that release nothing, yields why."""
+    for name, each in series.items():
+        reason = keeps_back(each.withheld, "everything")
+        if reason is not None and each.count is None:
+            yield Text(f"- {clean(name)}: {WITHHELD}, {clean(reason)}")
+            continue
+        numbers = _numbers(feature, each)
+        shown = numbers[:2] if feature.kind in COUNTED else numbers
+        table.add_row(short(name), *shown, Histogram(each))
 
 
 def _quantiles(feature: Feature, series: Mapping[str, Summary], asked: list[float]) -> Fitted:

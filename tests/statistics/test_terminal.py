@@ -1,14 +1,24 @@
 """The result in a terminal: what is said, and that no number is ever cut."""
 
 import io
+import re
 
+import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
 from prefect_federated.errors import StatisticsNotFound
 from prefect_federated.statistics.drift import compare
-from prefect_federated.statistics.schema import Histogram, Quantile, SiteState, Summary
-from prefect_federated.statistics.terminal import bars, one_column, overview
+from prefect_federated.statistics.schema import (
+    OVERALL,
+    Histogram,
+    Quantile,
+    SiteState,
+    Summary,
+    Withheld,
+)
+from prefect_federated.statistics.terminal import one_column, overview
+from prefect_federated.statistics.terminal_bars import bars
 from tests.statistics.made import EVIL, evil, heart, many_features, troubled_heart
 
 
@@ -89,6 +99,66 @@ def test_one_column_is_shown_site_by_site_with_quantiles_and_bounds() -> None:
     assert "- site-4: withheld, 11 rows < minimum 20" in text
     assert "54 [53.76, 54.24]" in text
     assert "Male" in shown(one_column(troubled_heart(), "sex"))
+
+
+def test_one_column_is_shown_by_group() -> None:
+    text = shown(one_column(troubled_heart(), "chol"), 80)
+    assert "chol in train, by 'sex'" in text
+    groups = troubled_heart().splits["train"].groups
+    for group in ("Female", "Male"):
+        for site in (OVERALL, "va-long-beach"):
+            feature = groups[group].features["chol"]
+            each = feature.overall if site == OVERALL else feature.by_site[site]
+            assert each.mean is not None
+            (line, *_) = [x for x in text.splitlines() if x.startswith(f" {group}, {site} ")]
+            assert f" {each.count:.0f} " in line
+            assert f" {each.mean:.4g} " in line
+    categories = shown(one_column(troubled_heart(), "cp"), 80)
+    assert re.search(r"category +Female +Male", categories)
+    assert "by 'sex'" not in shown(one_column(troubled_heart(), "sex"), 80)
+    assert "by 'sex'" not in shown(one_column(heart(), "chol"), 80)
+
+
+def test_a_group_that_a_site_withholds_is_told_with_the_reason() -> None:
+    result = troubled_heart()
+    split = result.splits["train"]
+    group = split.groups["Female"]
+    few = Summary(withheld=[Withheld(what="everything", reason="10 rows < minimum 20")])
+    chol = group.features["chol"]
+    chol = chol.model_copy(update={"by_site": {**chol.by_site, "switzerland": few}})
+    group = group.model_copy(update={"features": {**group.features, "chol": chol}})
+    split = split.model_copy(update={"groups": {**split.groups, "Female": group}})
+    text = shown(one_column(result.model_copy(update={"splits": {"train": split}}), "chol"), 80)
+    assert "- Female, switzerland: withheld, 10 rows < minimum 20" in text
+
+
+def test_of_very_many_groups_only_all_sites_numbers_are_shown() -> None:
+    result = troubled_heart()
+    split = result.splits["train"]
+    groups = {f"group-{number}": split.groups["Male"] for number in range(50)}
+    split = split.model_copy(update={"groups": groups})
+    text = shown(one_column(result.model_copy(update={"splits": {"train": split}}), "age"), 80)
+    assert "group-39, all sites" in text
+    assert "group-40" not in text
+    assert "group-1, cleveland" not in text
+    assert "- 10 more groups, and each site's numbers: --html FILE has them" in text
+
+
+def test_the_overview_says_where_groups_are_and_which_columns_correlate_most() -> None:
+    text = shown(overview(troubled_heart()), 120)
+    assert "by 'sex': see --feature NAME or the report" in text
+    assert "by 'sex'" not in shown(overview(heart()), 120)
+    found = troubled_heart().splits["train"].correlation
+    assert found is not None
+    matrix = np.abs(np.tril(np.array(found.values, float), -1))
+    row, column = np.unravel_index(int(np.argmax(matrix)), matrix.shape)
+    value = found.values[row][column]
+    pair = f"{found.columns[column]} and {found.columns[row]} {value:.2f}"
+    assert f"Strongest correlations: {pair}, " in text
+    assert "Strongest correlations: chol and " in re.sub(
+        r"correlations: (\w+) and chol", r"correlations: chol and \1",
+        shown(one_column(troubled_heart(), "chol"), 120),
+    )  # fmt: skip
 
 
 def test_an_unknown_column_is_told_with_near_names() -> None:
