@@ -18,7 +18,7 @@ browser:
 	tests/install_browser.sh
 
 test: setup browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

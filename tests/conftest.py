@@ -27,19 +27,6 @@ import pytest  # noqa: E402
 from tests.agents.network import Federation, free_port  # noqa: E402
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps together what shares fixtures when processes divide the tests between them.
-
-    The tests of running federations share one, and the machine's cores; every other file's tests
-    stay in one process.
-    """
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder == "integration" else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def kits(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """Returns a provisioned federation: server-1, site-1, site-2 and the user alice."""
