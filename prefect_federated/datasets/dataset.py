@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from prefect_federated.datasets.kinds import Kind, Unusable
 from prefect_federated.datasets.policy import PrivacyPolicy
@@ -109,22 +110,28 @@ class Dataset:
         ]
 
     def _check_names(self, source: Source, reader: Reader) -> None:
-        """Refuses a source that has a name twice, or lacks one that the file names."""
-        names = list(reader.names)
+        """Refuses a source that has a name twice, or lacks one that the file names.
+
+        What it says leaves the site: it names no column that may not be used, and no folder.
+        """
+        names, usable = list(reader.names), self._usable(reader)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
+            told = f"column {twice[0]!r}" if twice[0] in usable else "a column"
             raise DatasetUnreadable(
-                f"{self._title()}: {source.title} has column {twice[0]!r} more than once. Give "
-                "each column a name of its own."
+                f"{self._title()}: {source.title} has {told} more than once. Give each column a "
+                "name of its own."
             )
         folded = {name.casefold() for name in names}
         named = [*(self.allowed or ()), *self.kinds, *filter(None, [self.split_column])]
         absent = [name for name in named if name not in names]
         absent += [name for name in sorted(self.forbidden) if name not in folded]
         if absent:
+            is_forbidden = absent[0] in self.forbidden  # what comes near was to be kept back
+            known = [] if is_forbidden else usable
             raise DatasetNotFound(
-                f"{self.where}: dataset {self.name!r} names the column {absent[0]!r}, which "
-                f"{source.title} does not have. {close(absent[0], names)}Correct the name."
+                f"{Path(self.where).name}: dataset {self.name!r} names the column {absent[0]!r}, "
+                f"which {source.title} does not have. {close(absent[0], known)}Correct the name."
             )
 
     def _title(self, split: str | None = None) -> str:

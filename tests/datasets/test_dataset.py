@@ -102,3 +102,39 @@ def test_a_long_list_of_names_is_cut() -> None:
     assert told.startswith("Did you mean 'c7'")
     assert told.endswith("c29 and 70 more.")
     assert near("x", []) == "There is none."
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "forbidden: [insurance_number], kinds: {insurance_numbr: numeric}",
+        "privacy: {forbidden_columns: [insurance_number]}, kinds: {insurance_numbr: numeric}",
+        "privacy: {allowed_columns: [age]}, split_column: insurance_numbr",
+        "columns: [age, insurance_numbr]",
+        "forbidden: [insurance_numbr]",
+    ],
+)
+def test_a_wrong_name_in_the_file_tells_no_column_that_may_not_be_used_and_no_folder(
+    more: str, load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "people.csv").write_text("age,insurance_number\n36,a\n41,b\n")
+    dataset = load(f"people: {{csv: people.csv, {more}}}").named("people")
+    with pytest.raises(DatasetNotFound) as failed, dataset.table("all"):
+        pass
+    assert str(failed.value) == (
+        "datasets.yaml:2: dataset 'people' names the column 'insurance_numbr', which CSV file "
+        "people.csv does not have. Correct the name."
+    )
+
+
+def test_a_name_that_a_table_has_twice_is_told_if_it_may_be_used(
+    load: Load, tmp_path: Path
+) -> None:
+    (tmp_path / "people.csv").write_text("age,age\n36,1\n41,2\n")
+    for more, told in (("", "column 'age'"), (", privacy: {forbidden_columns: [age]}", "a column")):
+        dataset = load(f"people: {{csv: people.csv{more}}}").named("people")
+        with (
+            pytest.raises(DatasetUnreadable, match=f"people.csv has {told} more than once"),
+            dataset.table("all"),
+        ):
+            pass

@@ -283,10 +283,15 @@ def test_a_file_that_another_program_locks_is_waited_for(
 
 
 def test_a_column_that_the_file_names_must_be_there(visits: Path, load: Load) -> None:
-    for more in (", columns: [N]", ", forbidden: [nn]", ", kinds: {war: numeric}"):
+    for more, near in (
+        (", columns: [N]", ""),  # no other may be used
+        (", forbidden: [nn]", ""),
+        (", kinds: {war: numeric}", "Did you mean 'ward'. "),
+    ):
         dataset = load(entry("sqlite", more=more)).named("visits")
+        told = rf"^datasets.yaml:2: .*does not have. {near}Correct the name"
         with (
-            pytest.raises(DatasetNotFound, match=r"datasets.yaml:2: .*does not have. Did you mean"),
+            pytest.raises(DatasetNotFound, match=told),
             dataset.table("all"),
         ):
             pass
