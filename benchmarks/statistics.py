@@ -6,12 +6,14 @@
 
 `total_s` lasts from the start of a fresh process, `prefect-federated simulate statistics`, to its
 end: imports, an empty Prefect database, all statistics, the report. The sites' data are there
-before: CSV files of 30 features in 2 splits, or a table of 20 columns in a database. With a
-database, each site runs in a process of its own, whose most memory is told. `cpu_s` is what all of
-its processes, Prefect's server too, have taken of the processors. `matches_pooled` says
-whether all numbers are those of the pooled rows: counts exactly, means and variances to 1e-12, and
-each quantile within its bound. With `--deployed`, `report_s` lasts from the moment for which a run
-is scheduled in a running federation to its completion, report included.
+before, with an open privacy policy: CSV files of 30 features in 2 splits, or a table of 20 columns
+in a database. With a database, each site runs in a process of its own, whose most memory is told.
+`cpu_s` is what all of its processes, Prefect's server too, have taken of the processors.
+`matches_pooled` says whether all sites have answered and all numbers are those of the pooled rows:
+counts, bins, minima and maxima exactly, sums, means and variances to 1e-12, correlations to 1e-9,
+and each quantile within its bound; `compared` is how many were compared. With `--deployed`,
+`report_s` lasts from the moment for which a run is scheduled in a running federation to its
+completion, report included.
 """
 
 import json
@@ -30,7 +32,7 @@ import cyclopts
 import psutil
 
 from benchmarks.machine import describe_machine, peak_rss_mb
-from benchmarks.statistics_data import mismatches, write_databases, write_files
+from benchmarks.statistics_data import Check, write_databases, write_files
 from prefect_federated.statistics.schema import Statistics
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -70,7 +72,7 @@ def measure(sites: int, rows: int, source: str, deployed: bool) -> dict[str, obj
     with tempfile.TemporaryDirectory(prefix="prefect-federated-bench-") as name, ExitStack() as on:
         folder = Path(name)
         data = folder / "data"
-        frames = (
+        pooled = (
             write_files(data, sites, rows)
             if source == "csv"
             else write_databases(data, sites, rows, source, on)
@@ -78,7 +80,7 @@ def measure(sites: int, rows: int, source: str, deployed: bool) -> dict[str, obj
         machine = describe_machine()
         run = _scheduled if deployed else _simulated
         figures, result = run(folder, sites, is_large=source != "csv")
-        wrong = mismatches(result, frames)
+        check = Check(result, pooled, sites)
         return {
             "sites": sites,
             "rows": rows,
@@ -86,8 +88,9 @@ def measure(sites: int, rows: int, source: str, deployed: bool) -> dict[str, obj
             **figures,
             "features": len({f for split in result.splits.values() for f in split.features}),
             "splits": len(result.splits),
-            "matches_pooled": not wrong,
-            "mismatches": wrong[:10],
+            "matches_pooled": check.matches,
+            "compared": check.compared,
+            "mismatches": check.wrong[:10],
             "withheld": len(result.withheld),
             "machine": machine,
         }
