@@ -22,7 +22,7 @@ QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95]
 """Those that a job has by default."""
 
 _CORRELATION = 1e-9
-_FIGURES = 10  # of a column at least, on the average: numbers have 16 and their correlations
+_FIGURES = 18  # a column at least, on the average; without any correlation there are 14
 _SPLITS = ("train", "test")
 _OPEN = """privacy:
   minimum_rows: 1
@@ -135,7 +135,8 @@ class Check:
         answered = sum(state.state == "answered" for state in result.sites.values())
         self._same("answered", answered, sites)
         self._where = "result"
-        self._same("withheld", result.withheld, [])
+        others = [line for line in result.withheld if "some correlations withheld" not in line]
+        self._same("withheld", others, [])
         self._same("splits", sorted(result.splits), sorted(pooled.splits))
         self._least = 0
         for split in pooled.splits:
@@ -173,7 +174,7 @@ class Check:
             for column in columns
             if column in split.features and split.features[column].kind != "categorical"
         ]
-        self._correlation(split.correlation, numbers, pooled.frames(name))
+        self._correlation(split, numbers, pooled.frames(name))
 
     def _same(self, what: str, found: object, expected: object) -> None:
         self.compared += 1
@@ -224,22 +225,31 @@ class Check:
                 )
 
     def _correlation(
-        self, found: Correlation | None, columns: list[str], frames: Iterable[pd.DataFrame]
+        self, split: Split, columns: list[str], frames: Iterable[pd.DataFrame]
     ) -> None:
+        """Compares pairs that no site withholds: sites do if few rows differ between two pairs."""
+        found = split.correlation
         if found is None:
             self._same("table", None, "one")
             return
         self._same("columns", sorted(found.columns), sorted(columns))
         if not set(found.columns) <= set(columns):
             return
+        sites = split.correlation_by_site.values()
         expected = correlations(frames, found.columns)
         for place, one in enumerate(found.columns):
             for other in range(place):
+                if any(_lacks(its, one, found.columns[other]) for its in sites):
+                    continue
                 value, true = found.values[place][other], float(expected[place, other])
                 self.compared += 1
                 if value is None or abs(value - true) > _CORRELATION:
                     pair = f"{one} and {found.columns[other]}"
                     self.wrong.append(f"{self._where}: {pair}: {value!r}, not {true!r}")
+
+
+def _lacks(found: Correlation, one: str, other: str) -> bool:
+    return found.values[found.columns.index(one)][found.columns.index(other)] is None
 
 
 def correlations(frames: Iterable[pd.DataFrame], columns: list[str]) -> Numbers:
