@@ -8,18 +8,17 @@ import os
 import signal
 import socket
 import sys
+import time
 
 PARENT = "PREFECT_FEDERATED_PARENT"  # as in `processes`, which takes long to import
 _PR_SET_PDEATHSIG = 1
+_PATIENCE_S = 5.0
 
 
 def main(path: str, module: str) -> None:
     """Asks for a fork, passes signals on to it, and ends as it ends."""
     server = socket.socket(socket.AF_UNIX)
-    try:
-        server.connect(path)
-    except OSError:
-        end_with_worker()
+    if not connects(server, path):
         os.execv(sys.executable, [sys.executable, "-m", module])  # noqa: S606 as given by us
     request = {"module": module, "environment": dict(os.environ), "folder": os.getcwd()}
     content = json.dumps(request).encode()
@@ -32,6 +31,21 @@ def main(path: str, module: str) -> None:
         signal.signal(number, lambda number, _: server.sendall(bytes([number])))
     status = server.recv(64)
     end_as(int(status) if status else 1)
+
+
+def connects(server: socket.socket, path: str) -> bool:
+    """Connects to the fork server; one that is just starting is waited for, which is quicker."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            server.connect(path)
+        except OSError:
+            end_with_worker()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def end_with_worker() -> None:
