@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -132,15 +132,13 @@ def _processor_s() -> float:
 def _watch(job: "subprocess.Popen[bytes]") -> dict[int, float]:
     """Returns the most memory that each of the sites' processes has held, in MB."""
     peaks: dict[int, float] = {}
-    try:
-        parent = psutil.Process(job.pid)
-        while job.poll() is None:
-            for child in parent.children(recursive=True):
-                if "process_runner" in " ".join(child.cmdline()):
-                    peaks[child.pid] = max(peaks.get(child.pid, 0.0), peak_rss_mb(child.pid))
-            time.sleep(_LOOK_S)
-    except psutil.Error:  # it has ended
-        pass
+    while job.poll() is None:
+        with suppress(psutil.Error):  # the job has ended, or is about to
+            for child in psutil.Process(job.pid).children(recursive=True):
+                with suppress(psutil.Error):  # many a child lives for a moment only
+                    if "process_runner" in " ".join(child.cmdline()):
+                        peaks[child.pid] = max(peaks.get(child.pid, 0.0), peak_rss_mb(child.pid))
+        time.sleep(_LOOK_S)
     return peaks
 
 

@@ -75,7 +75,7 @@ def opened(browser: Browser, result: Statistics, file: Path) -> Watched:
 def picture(page: Page, column: str) -> Locator:
     """Scrolls to a column's picture, of the split that is shown, and returns it once drawn."""
     article = page.locator(f'article[data-name="{column}"]')
-    article.evaluate("(it) => it.scrollIntoView()")  # what is far off has no size
+    article.evaluate("(it) => it.scrollIntoView()")
     plot = article.locator(".plot:visible").first
     plot.locator(".main-svg").first.wait_for()
     return plot
@@ -106,6 +106,17 @@ def test_the_page_asks_nothing_of_the_network_and_complains_of_nothing(watched: 
     page.locator("section:has(#correlation) .plot .main-svg").first.wait_for()
     assert watched.requests == [page.url]
     assert watched.said == []
+
+
+def test_a_link_of_the_contents_leads_to_its_section_on_a_slow_machine(page: Page) -> None:
+    slow = page.context.new_cdp_session(page)
+    slow.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    page.locator('nav a[href="#correlation"]').click()
+    page.locator("section:has(#correlation) .plot .main-svg").first.wait_for()
+    box = page.locator("#correlation").bounding_box()
+    slow.detach()
+    assert box is not None
+    assert 0 <= box["y"] < 900  # nothing that was drawn on the way has moved it off
 
 
 def test_a_picture_is_drawn_when_one_comes_to_it_and_let_go_when_one_leaves(page: Page) -> None:
