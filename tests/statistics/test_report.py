@@ -109,8 +109,10 @@ def test_the_page_asks_nothing_of_the_network_and_complains_of_nothing(watched: 
 
 
 def test_a_link_of_the_contents_leads_to_its_section_on_a_slow_machine(page: Page) -> None:
+    for column in ("age", "sex", "fbs"):
+        picture(page, column)
     slow = page.context.new_cdp_session(page)
-    slow.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    slow.send("Emulation.setCPUThrottlingRate", {"rate": 8})
     page.locator('nav a[href="#correlation"]').click()
     page.locator("section:has(#correlation) .plot .main-svg").first.wait_for()
     box = page.locator("#correlation").bounding_box()
