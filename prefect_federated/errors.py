@@ -20,6 +20,7 @@
         ├── NotEnoughSites          fewer sites than the job asks for
         ├── QuorumNotReached        too few sites answered a call in time
         ├── UpdateRejected          a site's update does not fit the global model
+        ├── ModelUndetermined       the sites' data determine no single best model
         ├── FilterFailed            a filter raised, or gave no message back
         ├── SnapshotCorrupt         a snapshot is not what was written
         ├── SnapshotFailed          a snapshot could not be written
@@ -120,6 +121,10 @@ class QuorumNotReached(JobError):
 
 class UpdateRejected(JobError):
     """A site's update does not fit the global model (names, shapes, dtypes), or is not finite."""
+
+
+class ModelUndetermined(JobError):
+    """The data determine no single best model; the message names columns, and what to change."""
 
 
 class FilterFailed(JobError):
