@@ -15,6 +15,8 @@ GROUPS_A_CLUSTER = 8
 """Groups for each cluster that a site sums its rows up in, if it has the rows."""
 FEWEST = 5
 """Rows of a group, at least, whatever the site's policy allows."""
+DRAWS = 10
+"""Draws of first centres for each restart, from which the best different ones are kept."""
 STEPS = 30
 """Steps of Lloyd's algorithm on the groups' means, and on a site's rows when it makes groups."""
 
@@ -39,16 +41,7 @@ def summary(
     groups = max(1, min(GROUPS_A_CLUSTER * clusters, len(rows) // max(least, FEWEST)))
     groups = min(groups, len(np.unique(rows, axis=0)))
     centers = plus_plus(rows, np.ones(len(rows)), groups, random)[None]
-    for _ in range(STEPS):
-        found = cells(rows, centers, 1)
-        moved = np.where(
-            found.counts[..., None] > 0,
-            found.sums / np.maximum(found.counts, 1)[..., None],
-            centers,
-        )
-        if np.array_equal(moved, centers):
-            break
-        centers = moved
+    centers = _settled(rows, np.ones(len(rows)), centers)
     found = cells(rows, centers, max(least, FEWEST))
     is_used = found.counts[0] > 0
     return found.sums[0][is_used] / found.counts[0][is_used, None], found.counts[0][is_used]
@@ -64,7 +57,8 @@ def seeds(
         weights: Their rows.
         clusters: How many.
         restarts: How often, each with other draws.
-        random: For the draws.
+        random: For the draws: ten for each restart. Those with the least inertia of the groups, and
+            different ones, are kept.
 
     Raises:
         ModelUndetermined: fewer different groups than clusters.
@@ -75,15 +69,24 @@ def seeds(
             f"the sites' rows make {different} different groups of at least {FEWEST} rows, and "
             f"{clusters} clusters are asked for. Ask for {different} or fewer, or bring more rows."
         )
-    found = np.stack([plus_plus(points, weights, clusters, random) for _ in range(restarts)])
+    drawn = [plus_plus(points, weights, clusters, random) for _ in range(restarts * DRAWS)]
+    settled = _settled(points, weights, np.stack(drawn))
+    inertia = cells(points, settled, 1, weights).inertia
+    _, different_ones = np.unique(inertia.round(9), return_index=True)  # the best first
+    found = [settled[each] for each in different_ones[:restarts]]
+    return np.stack([*found, *drawn[: restarts - len(found)]])
+
+
+def _settled(rows: Floats, weights: Floats, centers: Floats) -> Floats:
+    """Returns the centres after steps of Lloyd's algorithm on weighted rows."""
     for _ in range(STEPS):
-        part = cells(points, found, 1, weights)
+        part = cells(rows, centers, 1, weights)
         is_used = part.counts[..., None] > 0
-        moved = np.where(is_used, part.sums / np.where(is_used, part.counts[..., None], 1), found)
-        if np.array_equal(moved, found):
+        moved = np.where(is_used, part.sums / np.where(is_used, part.counts[..., None], 1), centers)
+        if np.array_equal(moved, centers):
             break
-        found = moved
-    return found
+        centers = moved
+    return centers
 
 
 def plus_plus(
