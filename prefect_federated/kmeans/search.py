@@ -119,7 +119,7 @@ class Search:
         for site in self._inertia:
             state[f"inertia.{site}"] = self._inertia[site]
             state[f"counts.{site}"] = self._counts[site]
-        return state
+        return {name: value.copy() for name, value in state.items()}  # `take` writes into them
 
     @classmethod
     def restored(cls, state: Tensors, tolerance: float) -> "Search":

@@ -115,9 +115,7 @@ def plus_plus(
     return points[chosen]
 
 
-def far_points(
-    points: Floats, weights: Floats, centers: Floats, number: int
-) -> Floats:
+def far_points(points: Floats, weights: Floats, centers: Floats, number: int) -> Floats:
     """Returns the points that add most to the inertia, one after another, for empty centres."""
     nearest = distances(points, centers).min(axis=1)
     found = []

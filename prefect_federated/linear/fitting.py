@@ -4,17 +4,19 @@ A site that trains alone for comparison uses the same functions with what it has
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from prefect_federated.errors import ModelUndetermined
+from prefect_federated.errors import ConfigurationError, ModelUndetermined
 from prefect_federated.linear.gram import Gram, merge
 from prefect_federated.linear.losses import Floats, Loss, Sums
 from prefect_federated.linear.newton import Newton
 from prefect_federated.linear.penalty import Penalty, minimum, penalty
 from prefect_federated.linear.rank import check_rank
+from prefect_federated.messages import JsonValue
 
 Family: TypeAlias = Literal[
     "least_squares", "ridge", "elastic_net", "logistic", "multinomial", "poisson"
@@ -54,6 +56,22 @@ class Model:
         """Rows of coefficients: the classes but the first, or one."""
         return len(self.classes) - 1 if self.family == "multinomial" else 1
 
+    def to_json(self) -> dict[str, JsonValue]:
+        """Returns the model as it travels in a call's config."""
+        return {**asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, said: JsonValue) -> "Model":
+        """Reads what `to_json` has written.
+
+        Raises:
+            ConfigurationError: it is something else.
+        """
+        try:
+            return _MODEL.validate_python(said)
+        except ValidationError as error:
+            raise ConfigurationError(f"config 'linear' is no model: {error}") from error
+
     def penalty(self, columns: int, rows: float) -> Penalty:
         """Returns the penalty on the sum of half the deviance of so many rows.
 
@@ -65,6 +83,9 @@ class Model:
         is_mean = self.family == "poisson" or (self.family, self.loss) == ("elastic_net", "squared")
         strength = self.alpha * (rows if is_mean else 1)
         return penalty(columns, self.lines, strength, self.l1_ratio)
+
+
+_MODEL = TypeAdapter(Model)
 
 
 @dataclass
@@ -86,7 +107,6 @@ class Fit:
     deviance: float
     degrees: float | None = None
     r2: float | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def fit_gram(model: Model, names: Sequence[str], grams: Mapping[str, Gram]) -> Fit:

@@ -104,9 +104,7 @@ def sums(loss: Loss, design: Floats, label: Floats, coefficients: Floats) -> Sum
     else:
         expected, weights = single, np.ones(len(label))
         deviance = float(((label - single) ** 2).sum())
-    return Sums(
-        len(label), deviance, design.T @ (label - expected), (design.T * weights) @ design
-    )
+    return Sums(len(label), deviance, design.T @ (label - expected), (design.T * weights) @ design)
 
 
 def first_sums(design: Floats, label: Floats) -> Sums:
@@ -144,7 +142,8 @@ def probabilities(predictor: Floats) -> Floats:
 
 def _sigmoid(values: Floats) -> Floats:
     small = np.exp(-np.abs(values))
-    return np.where(values >= 0, 1.0, small) / (1 + small)
+    chance: Floats = np.where(values >= 0, 1.0, small) / (1 + small)
+    return chance
 
 
 def _multinomial(design: Floats, label: Floats, predictor: Floats) -> Sums:

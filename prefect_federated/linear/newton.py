@@ -90,9 +90,7 @@ class Newton:
             self._deviances = {site: by_site[site].deviance for site in sites}
         if is_first and self.under.is_none:
             self._check_rank(total)
-        best = minimum(
-            total.curvature, total.curvature @ self.point + total.gradient, self.under
-        )
+        best = minimum(total.curvature, total.curvature @ self.point + total.gradient, self.under)
         step = best - self.point
         length = float(step @ (total.curvature + self.under.square) @ step)
         if self.under.is_none and not is_first:

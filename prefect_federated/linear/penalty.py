@@ -60,8 +60,8 @@ def penalty(columns: int, classes: int, strength: float, l1_ratio: float = 0.0) 
         raise ModelUndetermined("an elastic net of more than two classes has no such form here.")
     is_free = np.zeros(columns)
     is_free[0] = 1
-    shared = np.eye(classes) - (1 / (classes + 1) if classes > 1 else 0)
-    square = strength * (1 - l1_ratio) * np.kron(shared, np.diag(1 - is_free))
+    shared: Floats = np.eye(classes) - (1 / (classes + 1) if classes > 1 else 0)
+    square: Floats = strength * (1 - l1_ratio) * np.kron(shared, np.diag(1 - is_free))
     return Penalty(np.tile(strength * l1_ratio * (1 - is_free), classes), square)
 
 
@@ -84,9 +84,9 @@ def _solve(matrix: Floats, right: Floats) -> Floats:
     try:
         lower = np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
-        found: Floats = np.linalg.lstsq(matrix, right, rcond=None)[0]
-        return found
-    found = np.zeros_like(right)
+        least: Floats = np.linalg.lstsq(matrix, right, rcond=None)[0]
+        return least
+    found = np.zeros(len(right))
     for _ in range(2):
         rest = right - matrix @ found
         found = found + np.linalg.solve(lower.T, np.linalg.solve(lower, rest))
@@ -122,9 +122,7 @@ def _proximal(matrix: Floats, linear: Floats, absolute: Floats) -> Floats:
     )
 
 
-def _of_signs(
-    matrix: Floats, linear: Floats, absolute: Floats, near: Floats
-) -> Floats | None:
+def _of_signs(matrix: Floats, linear: Floats, absolute: Floats, near: Floats) -> Floats | None:
     """Returns the solution with the signs of `near`; None if it is not the optimum."""
     is_used = (near != 0) | (absolute == 0)
     signs = np.sign(near)

@@ -54,12 +54,14 @@ def inertia_of(rows: Floats, centers: Floats) -> float:
 
 
 def iris() -> tuple[Floats, Floats]:
-    return load_iris(return_X_y=True)
+    rows, kinds = load_iris(return_X_y=True)
+    return rows, kinds
 
 
 def scaled_cancer() -> Floats:
     rows = load_breast_cancer().data
-    return (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    scaled: Floats = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    return scaled
 
 
 @pytest.mark.parametrize(
@@ -102,8 +104,8 @@ def test_with_no_small_cells_rounds_are_lloyds_own() -> None:
     known = KMeans(3, init=first, n_init=1, tol=0).fit(rows)
     np.testing.assert_allclose(search.centers[0], known.cluster_centers_, rtol=1e-12)
     assert search.curve[-1] == pytest.approx(known.inertia_, rel=1e-12)
-    counts = sum(search.counts().values())
-    assert list(counts) == np.bincount(known.labels_).tolist()
+    counts = np.sum(list(search.counts().values()), axis=0)
+    assert counts.tolist() == np.bincount(known.labels_).tolist()
 
 
 def halves() -> list[tuple[str, slice]]:
@@ -187,6 +189,6 @@ def test_too_few_groups_and_sums_that_do_not_fit_are_refused() -> None:
     points, weights = summary(rows, 8, 5, np.random.default_rng(0))
     with pytest.raises(ModelUndetermined, match="different groups of at least 5 rows, and 8"):
         seeds(points, weights, 8, 2, np.random.default_rng(0))
+    wrong = {"inertia": np.ones(2), "sums": np.ones((2, 2, 9)), "counts": np.ones((2, 2))}
     with pytest.raises(UpdateRejected, match="site 'x': 'sums' has shape"):
-        wrong = {"inertia": np.ones(2), "sums": np.ones((2, 2, 9)), "counts": np.ones((2, 2))}
         Cells.of(wrong, (2, 2, 4), "x")
