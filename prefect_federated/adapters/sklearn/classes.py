@@ -33,6 +33,7 @@ CLASSES = frozenset(
     }.items()
     for name in names.split()
 ) | {
+    "prefect_federated.adapters.sklearn.preprocessing.OriginalColumns",
     "prefect_federated.adapters.sklearn.voting.Vote",
     "prefect_federated.adapters.sklearn.voting.Calibrated",
 }

@@ -85,6 +85,13 @@ def to_tensors(estimator: object, allow: Collection[str] = ()) -> dict[str, Tens
     return {DOCUMENT: np.frombuffer(raw, np.uint8), **arrays}
 
 
+def fitted_in(tensors: Tensors) -> Fitted:
+    """Returns what `to_tensors` has made as the files that `load` reads; imports nothing."""
+    arrays = {name: array for name, array in tensors.items() if name != DOCUMENT}
+    text = np.asarray(tensors[DOCUMENT]).tobytes()
+    return Fitted(kind="sklearn", files={DOCUMENT: text, ARRAYS: model_bytes(arrays)})
+
+
 def from_tensors(tensors: Tensors, sender: str, allow: Collection[str] = ()) -> Any:
     """Returns the estimator that `to_tensors` has made tensors of.
 

@@ -170,3 +170,12 @@ def votes_of(
         raise ConfigurationError("an ensemble needs at least one site's model, and there is none.")
     pairs = [(name, estimator) for name, estimator, _ in members]
     return Vote(pairs, [weight for _, _, weight in members], classes, by)
+
+
+def with_names(vote: Vote, classes: Sequence[float | str]) -> Vote:
+    """Gives an ensemble the label's own classes instead of their numbers; in place."""
+    for _, member in vote.members:
+        estimator = member.estimator
+        estimator.classes_ = np.asarray(list(classes))[np.asarray(estimator.classes_).astype(int)]
+    vote.classes = list(classes)
+    return vote
