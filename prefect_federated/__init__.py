@@ -11,6 +11,7 @@ from prefect_federated.messages import SiteFailure, Tensors, Update
 
 if TYPE_CHECKING:
     from prefect_federated.agents.simulator import SimulationResult, simulate
+    from prefect_federated.tabular.saved import load_fitted
 
 __all__ = [
     "FederatedError",
@@ -21,6 +22,7 @@ __all__ = [
     "Tensors",
     "Update",
     "executor",
+    "load_fitted",
     "simulate",
     "site_tasks",
 ]
@@ -31,4 +33,8 @@ def __getattr__(name: str) -> object:
         from prefect_federated.agents import simulator
 
         return getattr(simulator, name)
+    if name == "load_fitted":
+        from prefect_federated.tabular import saved
+
+        return saved.load_fitted
     raise AttributeError(f"module 'prefect_federated' has no attribute {name!r}")

@@ -7,7 +7,8 @@
     │   ├── ExecutorNotFound        an executor's import path does not lead to an executor
     │   ├── DatasetFileError        a site's datasets.yaml: the line, and what is wrong there
     │   ├── DatasetNotFound         a site has no dataset, split or column of that name
-    │   └── StatisticsNotFound      there is no such result of statistics, or not here
+    │   ├── StatisticsNotFound      there is no such result of statistics, or not here
+    │   └── SitesDisagree           sites' tables differ where a model needs them alike
     ├── DatasetUnreadable           a dataset's file, database or function gives no table
     │   └── MixedTypes              a column holds values that are not of its kind
     ├── LedgerDamaged               a site's record of released statistics is not as it was written
@@ -67,6 +68,10 @@ class DatasetNotFound(ConfigurationError):
 
 class StatisticsNotFound(ConfigurationError):
     """There is no such result of statistics, or it cannot be read here; says what to do."""
+
+
+class SitesDisagree(ConfigurationError):
+    """Sites' tables differ where a model needs them alike; says which site has what."""
 
 
 class DatasetUnreadable(FederatedError):

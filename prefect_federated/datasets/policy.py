@@ -143,6 +143,15 @@ class PrivacyPolicy(_Section):
         description="Column to [low, high], known without a look at the data: values beyond are "
         "counted as the nearer of the two. Sums with noise need it.",
     )
+    raw_rows: bool = Field(
+        default=False,
+        description="Whether rows themselves may leave, as the support vectors of a model do.",
+    )
+    training: bool | None = Field(
+        default=None,
+        description="Whether models may be trained on it, which no noise protects. If left out: "
+        "yes, unless `noise` is asked for.",
+    )
     noise: Annotated[Noise | None, Field(description="Differential privacy; none if left out.")] = (
         None
     )
@@ -170,6 +179,10 @@ class PrivacyPolicy(_Section):
             chosen["allowed_columns"] = frozenset.intersection(*lists)
         chosen["forbidden_columns"] = self.forbidden_columns | other.forbidden_columns
         chosen["bounds"] = _common(self.bounds, other.bounds)
+        for name in ("raw_rows", "training"):
+            allowed = [each for each in said.get(name, []) if each is not None]
+            if allowed:
+                chosen[name] = all(allowed)
         noises = [noise for noise in (self.noise, other.noise) if noise is not None]
         if noises:
             chosen["noise"] = noises[0].stricter(noises[-1])
