@@ -1,12 +1,12 @@
 """What the jobs that learn from sites' tables share: their parameters, and their common steps.
 
-    with federation(job) as fed:
-        tabular = Tabular(fed, job, objective="binary", needs=("xgboost",))
-        tabular.agree()
-        ...
-        tabular.alone(**settings)
-        tabular.evaluate(model, **settings)
-        return tabular.publish(fitted, rounds=..., parameters=..., leaves=...)
+with federation(job) as fed:
+    tabular = Tabular(fed, job, objective="binary", needs=("xgboost",))
+    tabular.agree()
+    ...
+    tabular.alone(**settings)
+    tabular.evaluate(model, **settings)
+    return tabular.publish(fitted, rounds=..., parameters=..., leaves=...)
 """
 
 import base64
@@ -163,7 +163,7 @@ class Tabular:
             SitesDisagree: which site has what, what the others have, and what to do.
             QuorumNotReached: too few sites have answered.
         """
-        config = {**config_of(self.question, None), NEEDS: list(self._needs)}
+        config = {**config_of(self.question, None), NEEDS: [*self._needs]}
         replies = self._fed.broadcast("columns", config=config, late_weight=0, same_tensors=False)
         failed: list[SiteFailure] = []
         try:
@@ -215,8 +215,9 @@ class Tabular:
             late_weight=0, same_tensors=False,
         )  # fmt: skip
         for reply in replies:
-            failed = isinstance(reply, SiteFailure)
-            self._alone[reply.site] = reply.reason if failed else dict(reply.metrics)
+            self._alone[reply.site] = (
+                reply.reason if isinstance(reply, SiteFailure) else dict(reply.metrics)
+            )
 
     def evaluate(self, model: Tensors, **config: JsonValue) -> Mapping[str, float]:
         """Has each site measure a model on its test rows; returns the means, weighted by rows.

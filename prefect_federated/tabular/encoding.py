@@ -102,9 +102,7 @@ def moments_of(part: Part, schema: Schema) -> dict[str, Tensor]:
     return {"count": count, "mean": mean, "m2": m2}
 
 
-def fit(
-    schema: Schema, moments: Iterable[Mapping[str, Tensor]], *, scale: bool = True
-) -> Encoding:
+def fit(schema: Schema, moments: Iterable[Mapping[str, Tensor]], *, scale: bool = True) -> Encoding:
     """Returns the encoding of all sites' rows.
 
     Args:

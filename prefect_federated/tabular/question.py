@@ -7,9 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_federated.messages import JsonValue
 
-Objective: TypeAlias = Literal[
-    "binary", "multiclass", "regression", "poisson", "ranking", "none"
-]
+Objective: TypeAlias = Literal["binary", "multiclass", "regression", "poisson", "ranking", "none"]
 KEY = "tabular"
 """Where a question stands in a call's config."""
 

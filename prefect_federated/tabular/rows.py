@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -402,7 +402,9 @@ def _part(table: Table, question: TabularQuestion, schema: Schema) -> Part:
     label = question.label if question.label in table.columns else None
     others = [n for n in (label, question.key, question.group) if n is not None]
     frames, labels, keys, groups = [], [], [], []
-    for chunk in table.chunks(list(dict.fromkeys([*(f.name for f in features), *others])), _ROWS_AT_ONCE):
+    for chunk in table.chunks(
+        list(dict.fromkeys([*(f.name for f in features), *others])), _ROWS_AT_ONCE
+    ):
         numbers = None if label is None else _numbers(chunk[label], schema)
         there = np.ones(len(chunk), bool) if numbers is None else np.isfinite(numbers)
         kept = chunk[there]
@@ -424,7 +426,7 @@ def _part(table: Table, question: TabularQuestion, schema: Schema) -> Part:
     )
 
 
-def _column(chunk: "pd.DataFrame | None", feature: Feature) -> "pd.Series[float] | pd.Categorical":
+def _column(chunk: "pd.DataFrame | None", feature: Feature) -> "pd.Series[Any] | pd.Categorical":
     """Returns a column as the schema has it: rows of categories that nobody names are missing."""
     import pandas as pd
 
@@ -461,7 +463,9 @@ def _texts(column: "pd.Series[float]") -> NDArray[np.str_]:
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.astype(object).where(column.notna(), "").to_numpy().astype(str)
     values = column.to_numpy(dtype=float)
-    return np.array(["" if np.isnan(v) else f"{v:.0f}" if v % 1 == 0 else repr(v) for v in values], str)
+    return np.array(
+        ["" if np.isnan(v) else f"{v:.0f}" if v % 1 == 0 else repr(v) for v in values], str
+    )
 
 
 def _held_out_number(rows: int, share: float) -> int:

@@ -142,8 +142,12 @@ def _shared(
     wanted = list(dict.fromkeys(there if question.features is None else question.features))
     names, notes, problems = [], [], []
     for name in wanted:
-        lacking = sorted(s for s, said in columns.items() if name not in {*said.names, *said.withheld})
-        kept = {s: said.withheld[name] for s, said in sorted(columns.items()) if name in said.withheld}
+        lacking = sorted(
+            s for s, said in columns.items() if name not in {*said.names, *said.withheld}
+        )
+        kept = {
+            s: said.withheld[name] for s, said in sorted(columns.items()) if name in said.withheld
+        }
         if lacking:
             have = sorted(set(columns) - set(lacking))
             others = f"{_sites(have)} has it" if have else "no other site has it"
@@ -152,7 +156,9 @@ def _shared(
                 "there, or name `features` without it"
             )
         elif kept and question.features is not None:
-            problems += [f"{site}: column {name!r} cannot be used, {why}" for site, why in kept.items()]
+            problems += [
+                f"{site}: column {name!r} cannot be used, {why}" for site, why in kept.items()
+            ]
         elif kept:
             notes.append(
                 f"column {name!r} is left out: "

@@ -1,0 +1,1 @@
+"""XGBoost over sites: trees that are put together, and its own distributed training."""

@@ -1,0 +1,1 @@
+"""k-means over sites: seeding, Lloyd's rounds, the fitted clusters."""
