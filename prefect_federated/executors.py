@@ -134,6 +134,33 @@ def site_seed(seed: int, site: str) -> int:
     return zlib.crc32(site.encode(), seed & 0xFFFFFFFF)
 
 
+_endings: dict[Path, list[Callable[[], None]]] = {}  # by the site's folder for the job
+
+
+def at_the_end(site: Site, ending: Callable[[], None]) -> None:
+    """Has something ended when the job ends at this site, however it ends, such as a thread.
+
+    Args:
+        site: The site.
+        ending: Called once; what it raises is logged at the site.
+    """
+    _endings.setdefault(site.state, []).append(ending)
+
+
+def end_sites(folder: Path) -> None:
+    """Ends what was left to the end of the job, at the sites whose state is in a folder.
+
+    Args:
+        folder: A site's state folder, or one with sub-folders of that kind.
+    """
+    for state in [known for known in _endings if folder in (known, *known.parents)]:
+        for ending in _endings.pop(state):
+            try:
+                ending()
+            except Exception:  # the boundary to a user's code
+                _log.exception("what was to be ended with the job could not be")
+
+
 class Executors(Protocol):
     """An object that holds one function for each kind of site task, such as an adapter."""
 
@@ -403,8 +430,11 @@ def serve(loaded: LoadedExecutor, site: Site, link: Link) -> None:
     """
     if loaded.loop is None:
         link.attach(tuple(loaded.functions))
-        while True:
-            run_task(loaded, site, link, link.receive())
+        try:
+            while True:
+                run_task(loaded, site, link, link.receive())
+        finally:
+            end_sites(site.state)
     running = _Running(site, link)
     token = _running.set(running)
     try:

@@ -15,6 +15,7 @@ from prefect_federated.executors import (
     LoadedExecutor,
     ReceivedTask,
     Site,
+    end_sites,
     load_executor,
     run_task,
     site_seed,
@@ -195,7 +196,8 @@ class LocalSites:
             yield name, self._answer(name, batch.task, told)
 
     def close(self) -> None:
-        """Ends the thread that tells what sites say."""
+        """Ends what the sites have left to the job's end, and the thread that tells what they say."""
+        end_sites(self.sites.state)
         if self._courier is not None:
             self._courier.close()
 
