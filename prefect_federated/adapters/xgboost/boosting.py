@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from prefect_federated.adapters.xgboost.collective import Training
-from prefect_federated.adapters.xgboost.events import Bytes, RoundDone
+from prefect_federated.adapters.xgboost.events import BOOSTER, Bytes, RoundDone
 from prefect_federated.executors import Site
 from prefect_federated.messages import JsonValue, Tensors
 
 if TYPE_CHECKING:
     import xgboost
-
-BOOSTER = "booster"
-"""Name of the tensor that is a model: UBJSON bytes."""
 
 
 @dataclass(frozen=True)

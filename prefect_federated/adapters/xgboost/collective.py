@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 
 from prefect_federated.adapters.xgboost.events import (
+    RESULT,
     Bytes,
     CollectiveCall,
     Ended,
@@ -28,8 +29,6 @@ from prefect_federated.errors import ConfigurationError, FederatedError
 from prefect_federated.executors import Site, at_the_end
 from prefect_federated.messages import JsonValue, Tensors, Update
 
-RESULT = "result"
-"""Name of the tensor in which the result of a collective call comes back."""
 _END_S = 60.0  # a training that computes sees only at its next call that it was ended
 _REASON_LENGTH = 1000
 

@@ -16,6 +16,11 @@ from prefect_federated.messages import Update
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
+RESULT = "result"
+"""Name of the tensor in which the result of a collective call comes back."""
+BOOSTER = "booster"
+"""Name of the tensor that is a model: UBJSON bytes."""
+
 _BLOB, _TENSOR = "event", "bytes"
 
 

@@ -1,0 +1,432 @@
+"""XGBoost's own distributed training, whose collective calls the controller carries.
+
+Each site trains on a thread of its own. Whatever a collective call needs of the others goes to the
+controller as the answer of a site task, is reduced here, and goes back with the next site task. All
+calls of a boosting round make one Prefect task run and one row of the job's table.
+
+A site that is lost ends the training of all: they begin anew from the last snapshot of the model.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State as RunState
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from prefect_federated.adapters.xgboost.events import (
+    BOOSTER,
+    RESULT,
+    Bytes,
+    CollectiveCall,
+    Ended,
+    Event,
+    Gone,
+    RoundDone,
+    event_of,
+)
+from prefect_federated.adapters.xgboost.events import Failed as TrainingFailed
+from prefect_federated.adapters.xgboost.reduction import result_of
+from prefect_federated.errors import ConfigurationError, QuorumNotReached, UpdateRejected
+from prefect_federated.messages import JsonValue, Message, SiteFailure, Tensors
+from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.round_report import RoundReport
+from prefect_federated.tasks.simulated import current_simulation
+from prefect_federated.tasks.snapshots import State, restore, snapshot
+from prefect_federated.transport.calls import CallTerms
+from prefect_federated.transport.waiting import Call
+
+_ATTEMPTS = 3  # in a row that do not get one round further
+_STOP_S = 60.0
+_MOST_BYTES = 1 << 40  # of an answer: what the limits of both sides allow
+_MAXIMIZED = ("auc", "aucpr", "pre", "map", "ndcg")
+_ATTEMPTS_OF_EPOCH = 100_000
+
+EventKind = TypeVar("EventKind", bound=Event)
+
+
+class Wanted(Protocol):
+    """What a collective training needs to know of its job."""
+
+    rounds: int
+    patience: int | None
+    snapshot_every: int
+    on_lost: Literal["wait", "continue"]
+    lost_timeout_s: float
+    round_timeout_s: float
+    lost_after_s: float
+
+    def updates_needed(self, asked: int) -> int:
+        """Returns the number of sites that are enough."""
+        ...
+
+
+class SitesLost(Exception):  # noqa: N818  # no error of the job's: it goes back and on
+    """Sites that do not answer any more; `reasons` has why, by site."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(f"{site}: {reason}" for site, reason in reasons.items()))
+        self.reasons = dict(reasons)
+
+
+class Boosting:
+    """The boosting rounds of one job, from its first one, or its snapshot, to the model.
+
+    Args:
+        fed: The running federation.
+        job: What is wanted.
+        config: Settings of the site task "start".
+        sites: The sites that train, in the order of their ranks: the first gives the model.
+
+    Raises:
+        ConfigurationError: the simulator runs site tasks in processes, or a filter is set.
+    """
+
+    def __init__(
+        self, fed: Federation, job: Wanted, config: Mapping[str, JsonValue], sites: Sequence[str]
+    ) -> None:
+        check_can_carry(fed)
+        self.fed = fed
+        self.job = job
+        self.state = restore() or State({})
+        """The job after its last snapshot."""
+        self.scores = [float(score) for score in self.state.extra.get("scores", {}).get("all", [])]
+        """What the rounds are judged by, one number a round; empty without an evaluation."""
+        self.metrics: dict[str, float] = {}
+        """The newest evaluation, over all sites."""
+        self._all = list(sites)
+        self._config = config
+        self._rows = len(fed.reporter.history)  # of the table, at the last snapshot
+        self._attempts = 0
+        self._fruitless = 0
+        self._group = self._new_group(self._all)
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """The sites that train now, by rank."""
+        return self._group.sites
+
+    @property
+    def best_round(self) -> int | None:
+        """The best round by the evaluation, counted from 1; None without one."""
+        best = max(self.scores, default=-math.inf)
+        return None if best == -math.inf else 1 + self.scores.index(best)
+
+    def train(self) -> bytes:
+        """Has all rounds trained, and returns the model as UBJSON.
+
+        With `patience` it ends when the evaluation does not become better, with the best round.
+
+        Raises:
+            ConfigurationError: the training failed at a site, and would again.
+            QuorumNotReached: too few sites are left, or one that is waited for is not back.
+            UpdateRejected: the sites do not train alike.
+        """
+        if "ended" not in self.state.extra:
+            with self.fed.untold():
+                while True:
+                    try:
+                        if self._is_done:
+                            self._finish()
+                            break
+                        self._next_round()
+                    except SitesLost as lost:
+                        self._go_back(lost)
+        return bytes(np.asarray(self.state.model[BOOSTER]).tobytes())
+
+    # Rounds
+
+    @property
+    def _is_done(self) -> bool:
+        done, patience, best = self._group.done, self.job.patience, self.best_round
+        if patience is not None and best is not None and done - best >= patience:
+            return True
+        return done >= self.job.rounds
+
+    def _next_round(self) -> None:
+        group, number = self._group, self._group.done + 1
+        self.fed.asker.starts("boost", number, len(group.sites))
+        began_at, outcome = time.time(), _Outcome()
+        run = boost.with_options(task_run_name=f"round {number} · boost")
+        run(group, outcome, return_state=True)
+        self._report(number, began_at)
+        if outcome.error is not None:
+            raise outcome.error
+        first = outcome.rounds[0]
+        self._fruitless = 0
+        self.metrics = first.metrics
+        self.scores.append(score_of(first.metrics))
+        if first.booster.size:
+            self._keep(first.round, first.booster)
+
+    def _report(self, number: int, began_at: float) -> None:
+        calls = self._group.take_calls()
+        if not calls:
+            return
+        report = RoundReport.of(calls, began_at)
+        lost = {site for call in calls for site, r in call.reports.items() if r.reason is not None}
+        asked = len(self._group.sites)
+        report = replace(
+            report, kind="boost", round=number, asked=asked, answered=asked - len(lost),
+            site_metrics={},
+        )  # fmt: skip
+        self.fed.reporter.round_done(report)
+        self.fed.events.answered(number, report.summary())
+
+    def _keep(self, round: int, booster: Bytes, *, is_ended: bool = False) -> None:
+        extra: dict[str, Tensors] = {"scores": {"all": np.array(self.scores, np.float64)}}
+        if is_ended:
+            extra["ended"] = {"rounds": np.array([round])}
+        self.state = State({BOOSTER: np.array(booster)}, round, extra)
+        self._rows = len(self.fed.reporter.history)
+        snapshot(self.state)
+
+    def _finish(self) -> None:
+        keep = self.best_round if self.job.patience is not None else None
+        ended = self._group.finish(keep)
+        self._group.take_calls()
+        self._keep(self._group.done, ended.booster, is_ended=True)
+
+    # Sites that are lost
+
+    def _new_group(self, sites: Sequence[str]) -> "_Group":
+        self._attempts += 1
+        config: dict[str, JsonValue] = {
+            **self._config, "rounds": self.job.rounds, "done": self.state.round,
+            "snapshot_every": self.job.snapshot_every, "ranks": list(sites),
+        }  # fmt: skip
+        terms = CallTerms(
+            quorum=0,
+            timeout_s=self.job.round_timeout_s,
+            lost_after_s=self.job.lost_after_s,
+            max_reply_bytes=_MOST_BYTES,
+        )
+        attempt = self.fed.hub.epoch * _ATTEMPTS_OF_EPOCH + self._attempts
+        return _Group(self.fed, list(sites), attempt, terms, self.state, config)
+
+    def _go_back(self, lost: SitesLost) -> None:
+        """Has the others end, and begins anew from the last snapshot: without the lost, or with.
+
+        Raises:
+            QuorumNotReached: too few are left, they are not back in time, or it is of no use.
+        """
+        log, left = get_run_logger(), [s for s in self.sites if s not in lost.reasons]
+        self._group.stop(left)
+        self._group.take_calls()
+        self._fruitless += 1
+        where = f"round {self._group.done + 1}"
+        if self._fruitless >= _ATTEMPTS:
+            raise QuorumNotReached(
+                f"{where}: {_ATTEMPTS} attempts in a row have lost a site before they had one more "
+                f"round. The last: {lost}. Look at those sites' own logs."
+            )
+        if self.job.on_lost == "wait":
+            log.warning("%s: lost %s; all wait until it is back", where, lost)
+            self._wait_for(lost, where)
+            left = list(self.sites)
+        else:
+            needed = self.job.updates_needed(len(self._all))
+            if len(left) < needed:
+                raise QuorumNotReached(
+                    f"{where}: {len(left)} of {len(self._all)} sites are left, the quorum is "
+                    f"{needed}. Lost: {lost}."
+                )
+            log.warning("%s: lost %s; the other %d go on without", where, lost, len(left))
+        del self.scores[self.state.round :]
+        self.fed.reporter.resume(self.fed.reporter.history[: self._rows], self.state.round)
+        self._group = self._new_group(left)
+
+    def _wait_for(self, lost: SitesLost, where: str) -> None:
+        hub = self.fed.hub
+        deadline = hub.clock() + self.job.lost_timeout_s
+        with hub.changed:
+            while away := [site for site in lost.reasons if not hub.is_attached(site)]:
+                hub.raise_if_stale()
+                if (left := deadline - hub.clock()) <= 0:
+                    raise QuorumNotReached(
+                        f"{where}: {', '.join(away)} not back within {self.job.lost_timeout_s:g} s "
+                        f"({lost}). Start the site again and the job once more, which goes on from "
+                        f"round {self.state.round}; or set on_lost to 'continue'."
+                    )
+                hub.changed.wait(min(left, 1.0))
+
+
+@dataclass
+class _Outcome:
+    """What a Prefect task run of a round hands back, which must not keep it."""
+
+    rounds: list[RoundDone] = field(default_factory=list)
+    error: Exception | None = None
+
+
+@task(name="boost", cache_policy=NO_CACHE, persist_result=False)
+def boost(group: "_Group", outcome: _Outcome) -> RunState[None]:
+    """Carries the collective calls of one boosting round; Failed, with the reason, if it has none.
+
+    Args:
+        group: The sites that train together.
+        outcome: Takes what comes out.
+    """
+    try:
+        outcome.rounds = group.next_round()
+    except (SitesLost, UpdateRejected, ConfigurationError) as error:
+        outcome.error = error
+        return Failed(message=str(error))
+    metrics = "".join(f", {name} {value:.4g}" for name, value in outcome.rounds[0].metrics.items())
+    calls, sites = group.calls_made, len(group.sites)
+    return Completed(message=f"{sites} sites, {calls} collective calls{metrics}")
+
+
+class _Group:
+    """Sites that train together, in one attempt, from one snapshot of the model.
+
+    Args:
+        fed: The running federation.
+        sites: The sites, by rank.
+        attempt: The attempt's number.
+        terms: What each call waits for.
+        state: Where they begin.
+        config: Settings of the site task "start".
+    """
+
+    def __init__(
+        self,
+        fed: Federation,
+        sites: list[str],
+        attempt: int,
+        terms: CallTerms,
+        state: State,
+        config: Mapping[str, JsonValue],
+    ) -> None:
+        self.sites = sites
+        self.done = state.round
+        """Rounds that are in the model now."""
+        self.calls_made = 0
+        self._hub = fed.hub
+        self._terms = terms
+        self._attempt: dict[str, JsonValue] = {"attempt": attempt}
+        self._next: tuple[str, Tensors, Mapping[str, JsonValue]] = "start", state.model, config
+        self._calls: list[Call] = []
+
+    def next_round(self) -> list[RoundDone]:
+        """Carries collective calls until a round is done; returns what the sites say, by rank.
+
+        Raises:
+            SitesLost: sites do not answer.
+            ConfigurationError: the training failed at a site.
+            UpdateRejected: the sites are not at the same call.
+        """
+        rounds = self._until(RoundDone)
+        self.done += 1
+        for site, event in zip(self.sites, rounds, strict=True):
+            if event.round != self.done:
+                raise UpdateRejected(
+                    f"site {site!r} has {event.round} rounds, and the others are at {self.done}. "
+                    "Have all sites run the same version of prefect-federated."
+                )
+        return rounds
+
+    def finish(self, keep: int | None) -> Ended:
+        """Ends the training, with so many rounds in the model; returns what rank 0 gives."""
+        if self._next[0] == "go_on" and keep is not None:
+            self._next = "go_on", {}, {"keep": keep}
+        return self._until(Ended)[0]
+
+    def stop(self, sites: Sequence[str]) -> None:
+        """Has the training ended at those of the sites that are connected."""
+        there = [site for site in sites if self._hub.is_attached(site)]
+        if there:
+            terms = replace(self._terms, timeout_s=_STOP_S)
+            for _ in self._hub.call("stop", Message({"config": {}}), there, terms):
+                pass
+
+    def take_calls(self) -> list[Call]:
+        """Returns the calls that were made since the last time."""
+        calls, self._calls = self._calls, []
+        return calls
+
+    def _until(self, kind: type[EventKind]) -> list[EventKind]:
+        self.calls_made = 0
+        while True:
+            events = self._ask()
+            found = [event for event in events.values() if isinstance(event, kind)]
+            if len(found) == len(events):
+                self._next = "go_on", {}, {}
+                return found
+            self.calls_made += 1
+            calls = {s: event for s, event in events.items() if isinstance(event, CollectiveCall)}
+            if len(calls) < len(events):
+                others = ", ".join(f"{s}: {type(event).__name__}" for s, event in events.items())
+                raise UpdateRejected(
+                    f"the sites' trainings are not at the same place ({others}). All must have the "
+                    "same parameters and the same version of xgboost."
+                )
+            self._next = "go_on", {RESULT: result_of(calls)}, {}
+
+    def _ask(self) -> dict[str, Event]:
+        """Gives all sites what they wait for; returns their next events, by rank."""
+        kind, tensors, config = self._next
+        terms = replace(self._terms, round=self.done + 1)
+        message = Message({"config": {**config, **self._attempt}}, tensors)
+        call = self._hub.call(kind, message, self.sites, terms)
+        self._calls.append(call)
+        events: dict[str, Event] = {}
+        lost: dict[str, str] = {}
+        for reply in call:
+            if isinstance(reply, SiteFailure):
+                lost[reply.site] = reply.reason
+                continue
+            event = events[reply.site] = event_of(reply)
+            if isinstance(event, Gone):
+                lost[reply.site] = "its process was another than the one that had begun to train"
+        failed = {s: event.reason for s, event in events.items() if isinstance(event, TrainingFailed)}
+        if failed:
+            told = "; ".join(f"site {site!r}: {reason}" for site, reason in failed.items())
+            raise ConfigurationError(f"round {self.done + 1}: xgboost could not train. {told}")
+        if lost:
+            raise SitesLost(lost)
+        return {site: events[site] for site in self.sites}
+
+
+def check_can_carry(fed: Federation) -> None:
+    """Raises `ConfigurationError` where collective calls cannot be carried unchanged."""
+    if fed.job.filters:
+        raise ConfigurationError(
+            "this job has filters, and its sites' trainings exchange histograms that must arrive "
+            "as they were sent: a changed one would give each site another tree. Leave the filters "
+            "out, or train with xgboost-bagging."
+        )
+    simulation = current_simulation()
+    if simulation is not None and simulation.runner != "threads":
+        raise ConfigurationError(
+            f"the simulator runs site tasks in {simulation.runner!r}, where each may come to another "
+            "process; a distributed training stays in the one where it began. Simulate with "
+            "threads: leave out --processes and --runner."
+        )
+
+
+def score_of(metrics: Mapping[str, float]) -> float:
+    """Returns what a round is judged by: XGBoost's last metric, where more is better.
+
+    >>> score_of({"test-auc": 0.9, "test-logloss": 0.25}), score_of({})
+    (-0.25, -inf)
+    """
+    if not metrics:
+        return -math.inf
+    name, value = list(metrics.items())[-1]
+    return value if is_maximized(name) else -value
+
+
+def is_maximized(metric: str) -> bool:
+    """Whether more of a metric of XGBoost's is better.
+
+    >>> is_maximized("test-ndcg@5"), is_maximized("test-mape")
+    (True, False)
+    """
+    return metric.rpartition("-")[2].partition("@")[0] in _MAXIMIZED
