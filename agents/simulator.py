@@ -32,6 +32,7 @@ from prefect_federated.messages import JsonValue, Tensor
 from prefect_federated.tasks.dask_runner import check_dask
 from prefect_federated.tasks.simulated import Simulation, simulating
 from prefect_federated.tasks.snapshots import ModelRef, read_model
+from prefect_federated.tasks.tabular import FittedRef
 from prefect_federated.tracking import check_installed
 from prefect_federated.transport.inproc import Labels, Watcher
 from prefect_federated.transport.signals import Moment
@@ -46,7 +47,7 @@ class SimulationResult:
     Args:
         model: The global model, name -> ndarray.
         metrics: The job's table: one row a call to the sites.
-        path: The model's `.safetensors` file.
+        path: The model's `.safetensors` file; the folder of a fitted model (`load_fitted`).
         returned: What the flow returned.
     """
 
@@ -136,6 +137,8 @@ def simulate(
         _prepare(found)
         with temporary_server.reached(server), simulating(simulation):
             returned = found.with_options(retries=0)(**fitting)
+    if isinstance(returned, FittedRef):
+        return SimulationResult({}, returned.history, Path(returned.path), returned)
     if not isinstance(returned, ModelRef):
         return SimulationResult({}, [], target, returned)
     return SimulationResult(

@@ -163,7 +163,7 @@ class Tabular:
             SitesDisagree: which site has what, what the others have, and what to do.
             QuorumNotReached: too few sites have answered.
         """
-        config = {**config_of(self.question, None), NEEDS: [*self._needs]}
+        config: dict[str, JsonValue] = {**config_of(self.question, None), NEEDS: [*self._needs]}
         replies = self._fed.broadcast("columns", config=config, late_weight=0, same_tensors=False)
         failed: list[SiteFailure] = []
         try:

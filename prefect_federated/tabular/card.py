@@ -115,7 +115,7 @@ class ModelCard(BaseModel):
         yield ""
         yield "Measured on each site's own test rows, which no model was trained on."
         if self._compares:
-            yield "`alone` is a model of the site's own training rows only; a star marks the better."
+            yield "`alone`: a model of the site's own training rows only. A star marks the better."
         yield ""
         head, *rows = self.comparison()
         yield _row(head)

@@ -221,7 +221,7 @@ def _said(
             test_rows = rows.rows
     why_not = refusal(dataset.policy, train_rows)
     if why_not is not None:  # nothing else of it is told
-        return SiteColumns(problems=(why_not,), versions=versions)
+        return SiteColumns(problems=tuple(looked.problems) or (why_not,), versions=versions)
     return SiteColumns(
         features=tuple(looked.features()),
         withheld=looked.withheld,
@@ -448,7 +448,7 @@ def _numbers(label: "pd.Series[float]", schema: Schema) -> Floats:
     if isinstance(label.dtype, pd.CategoricalDtype):
         found = label.cat.set_categories([str(each) for each in schema.classes]).cat.codes
         return np.where(found < 0, np.nan, found).astype(float)
-    values = label.to_numpy(dtype=float, na_value=np.nan)
+    values: Floats = label.to_numpy(dtype=float, na_value=np.nan).astype(float)
     if not schema.classes:
         return values
     classes = np.array(schema.classes, float)
@@ -457,7 +457,7 @@ def _numbers(label: "pd.Series[float]", schema: Schema) -> Floats:
 
 
 def _texts(column: "pd.Series[float]") -> NDArray[np.str_]:
-    """Returns keys as text; whole numbers without a fraction, so that all sites write them alike."""
+    """Returns keys as text; whole numbers without a fraction, as all sites write them then."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):

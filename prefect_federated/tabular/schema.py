@@ -150,9 +150,9 @@ def _shared(
         }
         if lacking:
             have = sorted(set(columns) - set(lacking))
-            others = f"{_sites(have)} has it" if have else "no other site has it"
+            others = f"{_have(have)} it" if have else "no other site has it"
             problems.append(
-                f"{_sites(lacking)} has no column {name!r} that may be used; {others}. Add it "
+                f"{_have(lacking)} no column {name!r} that may be used; {others}. Add it "
                 "there, or name `features` without it"
             )
         elif kept and question.features is not None:
@@ -179,7 +179,7 @@ def _divided(
             if question.features is None or name in question.features:
                 owners.setdefault(name, []).append(site)
     problems = [
-        f"{_sites(sites)} has column {name!r}; with a key, each column is at one site. Forbid it "
+        f"{_have(sites)} column {name!r}; with a key, each column is at one site. Forbid it "
         "at the others, or name `features` without it"
         for name, sites in owners.items()
         if len(sites) > 1
@@ -236,9 +236,7 @@ def _classes(
             return (), []
         return (), [f"no site has the label {question.label!r}"]
     if question.key is not None and len(labels) > 1:
-        return (), [
-            f"{_sites(labels)} has the label {question.label!r}; with a key, it is at one site"
-        ]
+        return (), [f"{_have(labels)} the label {question.label!r}; with a key, it is at one site"]
     if not question.has_classes:
         return (), []
     if len({isinstance(each, str) for said in labels.values() for each in said.classes}) > 1:
@@ -279,6 +277,11 @@ def _sites(sites: Iterable[str]) -> str:
     names = list(sites)
     shown = names if len(names) <= _MOST_NAMED else [*names[:_MOST_NAMED], f"{len(names)} in all"]
     return ", ".join(shown)
+
+
+def _have(sites: Iterable[str]) -> str:
+    names = list(sites)
+    return f"{_sites(names)} {'has' if len(names) == 1 else 'have'}"
 
 
 def _values(values: Sequence[str | float]) -> str:

@@ -8,7 +8,7 @@ from prefect_federated.tabular.question import Objective
 Floats = NDArray[np.float64]
 BEST_HIGH = frozenset({"accuracy", "auc", "r2", "ndcg"})
 """Metrics of which more is better; of all others, less."""
-_LEAST = 1e-15
+_LEAST = float(np.finfo(float).eps)  # as scikit-learn has it
 
 
 def scores(

@@ -81,7 +81,14 @@ def _instead(path: str) -> str:
         "LinearSVC": "Take the flow 'svm' with kernel 'linear', or SGDClassifier.",
         "KMeans": "Take the flow 'kmeans', or MiniBatchKMeans.",
     }
-    linear = ["LinearRegression", "Ridge", "Lasso", "ElasticNet", "LogisticRegression", "PoissonRegressor"]
+    linear = [
+        "LinearRegression",
+        "Ridge",
+        "Lasso",
+        "ElasticNet",
+        "LogisticRegression",
+        "PoissonRegressor",
+    ]
     if name in linear:
         return "Take the flow 'linear'."
     return instead.get(name, "Take one with partial_fit, such as SGDClassifier.")
