@@ -1,7 +1,7 @@
 """Where the centres begin: k-means++ on means of groups of rows of all sites, never on rows.
 
-Each site sums its rows up as the means of small groups, and the server seeds from these, weighted by
-their rows. So the first centres are of all sites, and none is one site's row.
+Each site sums its rows up as the means of small groups, and the server seeds from these, weighted
+by their rows. So the first centres are of all sites, and none is one site's row.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Cross-products of columns about their means, and how those of many sites become one.
 
-The Gram matrix of least squares in the form that loses no digits: each site takes its products about
-its own means, and the server adds what the means differ by. All of it is one round.
+The Gram matrix of least squares in the form that loses no digits: each site takes its products
+about its own means, and the server adds what the means differ by. All of it is one round.
 """
 
 from collections.abc import Iterable, Mapping

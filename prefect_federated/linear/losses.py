@@ -5,7 +5,6 @@ the sites' sums add up to those of all rows together, and a Newton step from the
 pooled data would give.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -29,7 +28,8 @@ class Sums:
 
     Args:
         rows: Number of rows.
-        deviance: Twice the loss beyond that of a model that fits each row; `nan` at a start.
+        deviance: Twice the loss beyond that of a model that fits each row; 0 in the first sums of
+            counts, which are of no coefficients.
         gradient: Minus half the deviance's gradient, "`(n_coefficients,)`", float64.
         curvature: Half the deviance's second derivatives, "`(n_coefficients, n_coefficients)`".
     """
@@ -118,7 +118,7 @@ def first_sums(design: Floats, label: Floats) -> Sums:
     start = label + 0.5
     working = np.log(start) + (label - start) / start
     weighted = design.T * start
-    return Sums(len(label), math.nan, weighted @ working, weighted @ design)
+    return Sums(len(label), 0.0, weighted @ working, weighted @ design)
 
 
 def poisson_deviance(label: Floats, predictor: Floats) -> float:

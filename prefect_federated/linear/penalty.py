@@ -1,7 +1,7 @@
 """The penalty on coefficients, and the quadratic problem that each Newton step solves under it.
 
-The smooth part has a closed form. The elastic net's absolute values are dealt with at the server, by
-proximal gradient steps on the sites' summed curvature: many cheap steps for one round of messages.
+The smooth part has a closed form. The elastic net's absolute values are dealt with at the server,
+by proximal gradient steps on the sites' summed curvature: many cheap steps for one round of messages.
 """
 
 import math
