@@ -7,8 +7,7 @@ import json
 
 import numpy as np
 from prefect.artifacts import create_markdown_artifact
-from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from prefect_federated.adapters.plot import curves_png
 from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
@@ -20,10 +19,11 @@ from prefect_federated.kmeans.estimator import estimator_of
 from prefect_federated.kmeans.report import markdown, own_units
 from prefect_federated.kmeans.search import Search
 from prefect_federated.kmeans.seeding import seeds
-from prefect_federated.messages import Tensors, Update
+from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import State, restore, snapshot
+from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
 
 LEAVES = (
     "for each column the number of values, their mean and squared deviations, and categories",
@@ -185,8 +185,9 @@ class Lloyd:
 
     def _asked(self, kind: str, centers: Tensors, **config: JsonValue) -> list[Update]:
         replies = self._fed.broadcast(
-            kind, centers, config=self._config(**config), round=self._rounds, same_tensors=False
-        )
+            kind, centers, sites=sorted(self._tabular.columns), config=self._config(**config),
+            round=self._rounds, late_weight=0, same_tensors=False,
+        )  # fmt: skip
         return [reply for reply in replies if isinstance(reply, Update)]
 
     def _config(self, **more: JsonValue) -> dict[str, JsonValue]:

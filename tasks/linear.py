@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 from prefect.artifacts import create_markdown_artifact
-from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
 from prefect_federated.adapters.sklearn.saved import fitted_of
@@ -22,10 +21,11 @@ from prefect_federated.linear.gram import Gram
 from prefect_federated.linear.inference import Coefficient, markdown, table
 from prefect_federated.linear.losses import Sums
 from prefect_federated.linear.newton import Newton
-from prefect_federated.messages import Tensors, Update
+from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import State, restore, snapshot
+from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
 
 PENALISED = ("ridge", "elastic_net")
 OBJECTIVES = {
@@ -229,8 +229,9 @@ class Linear:
 
     def _asked(self, kind: str, point: Tensors, **config: JsonValue) -> list[Update]:
         replies = self._fed.broadcast(
-            kind, point, config=self._config(**config), round=self._rounds, same_tensors=False
-        )
+            kind, point, sites=sorted(self._tabular.columns), config=self._config(**config),
+            round=self._rounds, late_weight=0, same_tensors=False,
+        )  # fmt: skip
         return [reply for reply in replies if isinstance(reply, Update)]
 
     def _config(self, **more: JsonValue) -> dict[str, JsonValue]:

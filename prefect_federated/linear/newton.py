@@ -148,8 +148,9 @@ class Newton:
         self.halvings += 1
         if self.halvings > MOST_HALVINGS:
             raise ModelUndetermined(
-                f"no better coefficients were found after {MOST_HALVINGS} halvings of a step. Scale "
-                "the features, look for a label far beyond the others, or choose a larger `alpha`."
+                f"no better coefficients were found after {MOST_HALVINGS} halvings of a step. "
+                "Scale the features, look for a label far beyond the others, or choose a larger "
+                "`alpha`."
             )
         self.asked = (self.point + self.asked) / 2
 

@@ -1,7 +1,7 @@
 """The penalty on coefficients, and the quadratic problem that each Newton step solves under it.
 
 The smooth part has a closed form. The elastic net's absolute values are dealt with at the server,
-by proximal gradient steps on the sites' summed curvature: many cheap steps for one round of messages.
+by proximal gradient steps on the sites' summed curvature: many cheap steps for one round.
 """
 
 import math
@@ -60,9 +60,12 @@ def penalty(columns: int, classes: int, strength: float, l1_ratio: float = 0.0) 
         raise ModelUndetermined("an elastic net of more than two classes has no such form here.")
     is_free = np.zeros(columns)
     is_free[0] = 1
-    shared: Floats = np.eye(classes) - (1 / (classes + 1) if classes > 1 else 0)
-    square: Floats = strength * (1 - l1_ratio) * np.kron(shared, np.diag(1 - is_free))
-    return Penalty(np.tile(strength * l1_ratio * (1 - is_free), classes), square)
+    shared = np.eye(classes, dtype=np.float64)
+    if classes > 1:
+        shared -= 1 / (classes + 1)
+    square = np.asarray(np.kron(shared, np.diag(1 - is_free)), np.float64)
+    absolute = np.tile(strength * l1_ratio * (1 - is_free), classes)
+    return Penalty(absolute, strength * (1 - l1_ratio) * square)
 
 
 def minimum(curvature: Floats, linear: Floats, under: Penalty) -> Floats:
@@ -84,8 +87,7 @@ def _solve(matrix: Floats, right: Floats) -> Floats:
     try:
         lower = np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
-        least: Floats = np.linalg.lstsq(matrix, right, rcond=None)[0]
-        return least
+        return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0], np.float64)
     found = np.zeros(len(right))
     for _ in range(2):
         rest = right - matrix @ found

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from prefect_federated.tabular.question import Objective
 
 Floats = NDArray[np.float64]
-BEST_HIGH = frozenset({"accuracy", "auc", "r2", "ndcg"})
+BEST_HIGH = frozenset({"accuracy", "auc", "r2", "ndcg", "silhouette"})
 """Metrics of which more is better; of all others, less."""
 _LEAST = float(np.finfo(float).eps)  # as scikit-learn has it
 

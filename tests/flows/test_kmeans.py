@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,11 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.metrics import homogeneity_score
 
 from prefect_federated import load_fitted, simulate
-from prefect_federated.agents.simulator import Simulation, simulating
 from prefect_federated.errors import ModelUndetermined
 from prefect_federated.flows.kmeans import kmeans
 from prefect_federated.messages import JsonValue
 from prefect_federated.tasks.kmeans import KMeansRef
+from prefect_federated.tasks.simulated import Simulation, simulating
 from tests.flows.tables import read_all, write_sites
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -37,22 +38,26 @@ def run(data: Path, **more: JsonValue) -> KMeansRef:
     return result.returned
 
 
+def loaded(reference: KMeansRef) -> Any:
+    return load_fitted(reference.path)
+
+
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_iris_has_pooled_inertia_and_homogeneity(tmp_path: Path, shuffled: bool) -> None:
     """With one kind of iris at each site, too."""
-    loaded = load_iris(as_frame=True)
-    data = split(loaded.data, tmp_path, shuffled)
+    iris = load_iris(as_frame=True)
+    data = split(iris.data, tmp_path, shuffled)
     reference = run(data, clusters=3, scale=False)
     train = read_all(data, "train")
     pooled = KMeans(3, n_init=10, random_state=0).fit(train)
     assert reference.inertia[-1] <= NEAR * pooled.inertia_
     assert (np.diff(reference.inertia) <= 0).all()
 
-    model = load_fitted(Path(reference.path))
-    found = model.predict(loaded.data)
-    whole = KMeans(3, n_init=10, random_state=0).fit(loaded.data).labels_
-    homogeneity = homogeneity_score(loaded.target, found)
-    assert homogeneity >= homogeneity_score(loaded.target, whole) - 0.02
+    model = loaded(reference)
+    found = model.predict(iris.data)
+    whole = KMeans(3, n_init=10, random_state=0).fit(iris.data).labels_
+    homogeneity = homogeneity_score(iris.target, found)
+    assert homogeneity >= homogeneity_score(iris.target, whole) - 0.02
     assert homogeneity > 0.72  # the defect to avoid: 0.61
     centers = pd.DataFrame(reference.centers)[list(train.columns)].to_numpy()
     np.testing.assert_allclose(centers, model[-1].cluster_centers_, rtol=0.5)
@@ -95,12 +100,12 @@ def test_heart_at_its_four_hospitals_has_pooled_inertia(tmp_path: Path) -> None:
 
 def test_a_job_resumes_in_the_middle_of_lloyds_rounds(tmp_path: Path) -> None:
     data = split(load_iris(as_frame=True).data, tmp_path)
-    whole = run(data, clusters=3)
+    whole = run(data, clusters=3, compare_alone=False)
     retried = kmeans.with_options(retries=1, retry_delay_seconds=0)
     with simulating(Simulation(tuple(SITES), 2, data, tmp_path)):
         reference = retried(
             dataset="made", clusters=3, executor="tests.flows.kmeans_executors", quorum=1.0,
-            config={"fails_once_in": 3},
+            config={"fails_once_in": 3}, compare_alone=False,
         )  # fmt: skip
     assert all((data / site / "has-failed").exists() for site in SITES)
     assert reference.inertia == whole.inertia
@@ -109,7 +114,7 @@ def test_a_job_resumes_in_the_middle_of_lloyds_rounds(tmp_path: Path) -> None:
 
 def test_a_site_that_is_away_is_left_out(tmp_path: Path) -> None:
     data = split(load_iris(as_frame=True).data, tmp_path)
-    reference = run(data, clusters=3, sites=["east", "west"], scale=False)
+    reference = run(data, clusters=3, sites=["east", "west"], scale=False, compare_alone=False)
     pooled = KMeans(3, n_init=10, random_state=0).fit(read_all(data, "train", ["east", "west"]))
     assert set(reference.cluster_rows) == {"east", "west"}
     assert reference.inertia[-1] <= NEAR * pooled.inertia_
@@ -117,15 +122,7 @@ def test_a_site_that_is_away_is_left_out(tmp_path: Path) -> None:
 
 def test_more_clusters_than_groups_of_rows_are_refused(tmp_path: Path) -> None:
     data = split(load_iris(as_frame=True).data, tmp_path)
-    with pytest.raises(ModelUndetermined, match="24 different groups of at least 5 rows, and 40"):
+    with pytest.raises(
+        ModelUndetermined, match="different groups of at least 5 rows, and 40 clusters"
+    ):
         run(data, clusters=40)
-
-
-def test_sites_that_disagree_on_features_are_named(tmp_path: Path) -> None:
-    data = split(load_iris(as_frame=True).data, tmp_path)
-    for part in ("train", "test"):
-        file = data / "north" / f"{part}.csv"
-        rows = pd.read_csv(file)
-        rows.drop(columns="sepal length (cm)").to_csv(file, index=False)
-    with pytest.raises(Exception, match=r"north.*sepal length \(cm\)"):
-        run(data, clusters=3, features=["sepal length (cm)", "petal length (cm)"])
