@@ -21,6 +21,8 @@ from prefect_federated.flows.ditto import ditto
 from prefect_federated.flows.fedavg import fedavg
 from prefect_federated.flows.fedbuff import fedbuff
 from prefect_federated.flows.fedopt import fedopt
+from prefect_federated.flows.kmeans import kmeans
+from prefect_federated.flows.linear import linear
 from prefect_federated.flows.scaffold import scaffold
 from prefect_federated.flows.statistics import statistics
 
@@ -32,6 +34,8 @@ BUILT_IN: "tuple[Flow[..., Any], ...]" = (
     cyclic,
     fedbuff,
     statistics,
+    linear,
+    kmeans,
 )
 
 log = logging.getLogger("prefect_federated.controller")

@@ -4,14 +4,12 @@ The arithmetic is in `prefect_federated.kmeans`; here it meets the sites and the
 """
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from prefect_federated.adapters.plot import curves_png
-from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
-from prefect_federated.adapters.sklearn.saved import fitted_of
 from prefect_federated.curves import Curve
 from prefect_federated.errors import UpdateRejected
 from prefect_federated.kmeans.cells import Cells
@@ -22,6 +20,7 @@ from prefect_federated.kmeans.seeding import seeds
 from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.pipelines import check_installed, pipeline_files
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
 
@@ -92,6 +91,7 @@ class Lloyd:
     """
 
     def __init__(self, fed: Federation, job: KMeansJob) -> None:
+        check_installed()
         self._fed, self._job = fed, job
         self._tabular = Tabular(fed, job, objective="none")
         self._tabular.agree()
@@ -140,13 +140,12 @@ class Lloyd:
         self._tabular.alone(**self._config(rounds=job.rounds, tolerance=job.tolerance))
         self._tabular.evaluate({"centers": centers}, **self._config())
         estimator = estimator_of(centers, search.curve[-1], self._rounds, job.restarts)
-        curve = Curve("inertia", dict(enumerate(search.curve, start=1)))
         reference = self._tabular.publish(
-            fitted_of(with_preprocessing(self._encoding, estimator)),
+            pipeline_files(self._encoding, estimator),
             rounds=self._rounds,
             parameters={"clusters": job.clusters, "restarts": job.restarts, "scale": job.scale},
             leaves=LEAVES,
-            pictures={"inertia": curves_png([curve])},
+            pictures=_pictures(search.curve),
         )
         found = KMeansRef(
             **reference.model_dump(),
@@ -193,3 +192,12 @@ class Lloyd:
     def _config(self, **more: JsonValue) -> dict[str, JsonValue]:
         known = {"clusters": self._job.clusters, "restarts": self._job.restarts}
         return self._tabular.config(encoding=self._encoding.to_json(), **{**known, **more})
+
+
+def _pictures(inertia: Sequence[float]) -> dict[str, bytes]:
+    """Returns the inertia by round as a picture, where matplotlib is installed."""
+    try:
+        from prefect_federated.adapters.plot import curves_png
+    except ImportError:
+        return {}
+    return {"inertia": curves_png([Curve("inertia", dict(enumerate(inertia, start=1)))])}

@@ -11,8 +11,6 @@ import numpy as np
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field, model_validator
 
-from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
-from prefect_federated.adapters.sklearn.saved import fitted_of
 from prefect_federated.errors import ModelUndetermined
 from prefect_federated.linear.design import Design
 from prefect_federated.linear.estimators import estimator_of
@@ -24,6 +22,7 @@ from prefect_federated.linear.newton import Newton
 from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.pipelines import check_installed, pipeline_files
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
 
@@ -123,6 +122,7 @@ class Linear:
     """
 
     def __init__(self, fed: Federation, job: LinearJob) -> None:
+        check_installed()
         self._fed, self._job = fed, job
         self._tabular = Tabular(fed, job, objective=OBJECTIVES[job.model.loss])
         self._schema = self._tabular.agree()
@@ -191,7 +191,7 @@ class Linear:
         if hasattr(estimator, "classes_"):
             estimator.classes_ = np.array(classes)
         reference = self._tabular.publish(
-            fitted_of(with_preprocessing(self._encoding, estimator, drop_first=True)),
+            pipeline_files(self._encoding, estimator, drop_first=True),
             rounds=self._rounds,
             parameters={
                 "family": model.family, "loss": model.loss, "alpha": model.alpha,

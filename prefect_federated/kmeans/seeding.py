@@ -39,7 +39,6 @@ def summary(
     and Practice", section 3.2: clusters of the weighted centres of parts are nearly those of all.
     """
     groups = max(1, min(GROUPS_A_CLUSTER * clusters, len(rows) // max(least, FEWEST)))
-    groups = min(groups, len(np.unique(rows, axis=0)))
     centers = plus_plus(rows, np.ones(len(rows)), groups, random)[None]
     centers = _settled(rows, np.ones(len(rows)), centers)
     found = cells(rows, centers, max(least, FEWEST))
