@@ -7,14 +7,13 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
 from prefect_federated.curves import Curve
 from prefect_federated.errors import UpdateRejected
 from prefect_federated.kmeans.cells import Cells
 from prefect_federated.kmeans.estimator import estimator_of
-from prefect_federated.kmeans.report import markdown, own_units
+from prefect_federated.kmeans.report import own_units, tables
 from prefect_federated.kmeans.search import Search
 from prefect_federated.kmeans.seeding import seeds
 from prefect_federated.messages import JsonValue, Tensors, Update
@@ -140,29 +139,26 @@ class Lloyd:
         self._tabular.alone(**self._config(rounds=job.rounds, tolerance=job.tolerance))
         self._tabular.evaluate({"centers": centers}, **self._config())
         estimator = estimator_of(centers, search.curve[-1], self._rounds, job.restarts)
+        shown = own_units(self._encoding, centers)
+        rows = {
+            site: [round(each) for each in counts]
+            for site, counts in sorted(search.counts().items())
+        }
         reference = self._tabular.publish(
             pipeline_files(self._encoding, estimator),
             rounds=self._rounds,
             parameters={"clusters": job.clusters, "restarts": job.restarts, "scale": job.scale},
             leaves=LEAVES,
             pictures=_pictures(search.curve),
+            tables=tables(shown, rows),
         )
-        found = KMeansRef(
+        return KMeansRef(
             **reference.model_dump(),
             inertia=search.curve,
-            centers=own_units(self._encoding, centers),
-            cluster_rows={
-                site: [round(each) for each in counts]
-                for site, counts in sorted(search.counts().items())
-            },
+            centers=shown,
+            cluster_rows=rows,
             rounds=self._rounds,
         )
-        create_markdown_artifact(
-            markdown(found.centers, found.cluster_rows, found.inertia),
-            key="kmeans-clusters",
-            description="Centres in the features' own units, and the sites' rows by cluster",
-        )
-        return found
 
     def _seeded(self) -> Search:
         config = {"clusters": self._job.clusters}

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from prefect.artifacts import create_markdown_artifact
 from pydantic import Field, model_validator
 
 from prefect_federated.errors import ModelUndetermined
@@ -16,7 +15,7 @@ from prefect_federated.linear.design import Design
 from prefect_federated.linear.estimators import estimator_of
 from prefect_federated.linear.fitting import Family, Fit, Model, fit_gram, fit_newton, search
 from prefect_federated.linear.gram import Gram
-from prefect_federated.linear.inference import Coefficient, markdown, table
+from prefect_federated.linear.inference import Coefficient, shown, table
 from prefect_federated.linear.losses import Sums
 from prefect_federated.linear.newton import Newton
 from prefect_federated.messages import JsonValue, Tensors, Update
@@ -181,11 +180,6 @@ class Linear:
             self._design.units, fit.coefficients, fit.covariance, degrees=fit.degrees,
             level=job.level, classes=model.classes,
         )  # fmt: skip
-        create_markdown_artifact(
-            f"## Coefficients\n\n{markdown(rows, job.level)}",
-            key="linear-coefficients",
-            description="In the features' own units.",
-        )
         estimator = estimator_of(model, fit, self._rounds)
         classes = self._schema.classes
         if hasattr(estimator, "classes_"):
@@ -198,6 +192,7 @@ class Linear:
                 "l1_ratio": model.l1_ratio,
             },
             leaves=LEAVES[model.loss == "squared"],
+            tables={"Coefficients, in the features' own units": shown(rows, job.level)},
         )  # fmt: skip
         return LinearRef(
             **reference.model_dump(),

@@ -257,6 +257,7 @@ class Tabular:
         pictures: Mapping[str, bytes] | None = None,
         notes: Sequence[str] = (),
         title: str | None = None,
+        tables: Mapping[str, Sequence[Sequence[str]]] | None = None,
     ) -> FittedRef:
         """Writes the model's files and its card, shows them, and returns where they are.
 
@@ -268,6 +269,7 @@ class Tabular:
             pictures: Name -> PNG.
             notes: What else a person should know.
             title: What it is; the flow's name if None.
+            tables: Title -> a table for the card: a row of names, then the others.
 
         Raises:
             SnapshotFailed: a file could not be written.
@@ -293,6 +295,7 @@ class Tabular:
             leaves=list(leaves),
             notes=[*self.schema.notes, *notes],
             files=sorted(fitted.files),
+            tables={name: [list(row) for row in its] for name, its in (tables or {}).items()},
         )
         folder = f"models/{run}"
         page = card.markdown()

@@ -120,20 +120,18 @@ def _tested(row: Coefficient, error: float, degrees: float | None, level: float)
     )
 
 
-def markdown(rows: Sequence[Coefficient], level: float) -> str:
-    """Returns the table as people read it."""
+def shown(rows: Sequence[Coefficient], level: float) -> list[list[str]]:
+    """Returns the table as people read it: a row of names, then the others."""
     has_classes = any(row.label_class is not None for row in rows)
     has_errors = any(row.standard_error is not None for row in rows)
     head = ["coefficient", *(["class"] if has_classes else []), "value"]
     if has_errors:
         head += ["standard error", "statistic", "p", f"{level:.0%} interval"]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
+    lines = [head]
     for row in rows:
-        cells = [row.name.replace("|", "\\|")]
-        cells += [str(row.label_class).replace("|", "\\|")] if has_classes else []
-        cells.append(f"{row.value:.6g}")
+        cells = [row.name, *([str(row.label_class)] if has_classes else []), f"{row.value:.6g}"]
         if has_errors:
             cells += [f"{row.standard_error:.4g}", f"{row.statistic:.3f}", f"{row.p_value:.3g}"]
             cells.append(f"{row.low:.4g} to {row.high:.4g}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return lines

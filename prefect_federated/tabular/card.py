@@ -50,6 +50,7 @@ class ModelCard(BaseModel):
         leaves: What has left each site, in sentences.
         notes: What else a person should know.
         files: The model's files beside this one.
+        tables: Title -> a table of what the model is: a row of names, then the others.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -72,6 +73,7 @@ class ModelCard(BaseModel):
     leaves: list[str]
     notes: list[str] = []
     files: list[str] = []
+    tables: dict[str, list[list[str]]] = {}
 
     def markdown(self) -> str:
         """Returns the card as a page."""
@@ -125,6 +127,11 @@ class ModelCard(BaseModel):
         if failed:
             yield ""
             yield from (f"- {s.name} alone: {_plain(s.alone_failed or '')}" for s in failed)
+        for title, (names, *table) in self.tables.items():
+            yield f"\n## {_plain(title)}\n"
+            yield _row(names)
+            yield _row(["---"] * len(names))
+            yield from (_row(row) for row in table)
         for title, lines in (
             ("What has left each site", self.leaves),
             ("Notes", self.notes),

@@ -66,6 +66,9 @@ def test_iris_has_pooled_inertia_and_homogeneity(tmp_path: Path, shuffled: bool)
     for counts in reference.cluster_rows.values():
         assert sum(counts) == 40
         assert all(count == 0 or count >= 5 for count in counts)
+    card = (Path(reference.path) / "card.md").read_text()
+    assert "| petal length (cm) | " in card
+    assert (Path(reference.path) / "inertia.png").exists()
     assert "inertia_per_row" in reference.metrics
     assert -1 <= reference.metrics["silhouette"] <= 1
 

@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from numpy.typing import NDArray
-from prefect import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from sklearn.linear_model import ElasticNet
 
 from prefect_federated import load_fitted, simulate
@@ -119,11 +117,7 @@ def test_least_squares_is_statsmodels_on_pooled_rows_in_one_round(data: Path) ->
     np.testing.assert_allclose(ours, known.predict(design_of(tests, dose)), rtol=EXACT)
     card = (Path(reference.path) / "card.md").read_text()
     assert "products of the encoded columns" in card
-    with get_client(sync_client=True) as client:
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["linear-coefficients"]))
-        )
-    assert any("| age |" in str(artifact.data) for artifact in found)
+    assert "| age | " in card
 
 
 def test_logistic_regression_is_statsmodels_on_pooled_rows(data: Path) -> None:

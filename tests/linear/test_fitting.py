@@ -12,7 +12,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression, PoissonRegresso
 from prefect_federated.errors import ModelUndetermined
 from prefect_federated.linear.fitting import Fit, Model, fit_gram, fit_newton, search
 from prefect_federated.linear.gram import gram_of
-from prefect_federated.linear.inference import Units, markdown, table
+from prefect_federated.linear.inference import Units, shown, table
 from prefect_federated.linear.losses import Floats, first_sums, sums, with_ones
 from prefect_federated.linear.newton import Newton
 
@@ -101,7 +101,9 @@ def test_least_squares_has_statsmodels_coefficients_errors_and_p_values() -> Non
     np.testing.assert_allclose(interval, reference.conf_int(), rtol=EXACT)
     assert fit.r2 == pytest.approx(reference.rsquared, rel=EXACT)
     assert fit.degrees == reference.df_resid
-    assert "| x0 |" in markdown(rows, 0.95)
+    head, *lines = shown(rows, 0.95)
+    assert head[-1] == "95% interval"
+    assert [line[0] for line in lines] == ["intercept", *units.names]
 
 
 def test_least_squares_of_thirty_columns_that_are_nearly_collinear(
