@@ -1,0 +1,321 @@
+"""What jobs that grow trees share: parameters, the first score, rounds, early stopping, the end.
+
+    with federation(job) as fed:
+        trees = TreeRounds(fed, job, "bagging")
+        for number in trees:
+            ...                       # ask the sites
+            trees.done(model, metrics)
+        return trees.finish(leaves)
+
+Early stopping looks at training rows that each site holds out for it: test rows are only measured
+at the end, so that what the card says of them was not chosen by them.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from prefect.logging import get_run_logger
+from pydantic import Field, JsonValue, model_validator
+
+from prefect_federated.adapters.xgboost.merge import BOOSTER, ROUNDS, check, empty
+from prefect_federated.adapters.xgboost.parameters import (
+    STOPS_BY,
+    Mode,
+    Objective,
+    first_score,
+    resolve,
+)
+from prefect_federated.errors import ConfigurationError
+from prefect_federated.messages import Tensor, Tensors, Update
+from prefect_federated.tabular.scores import is_better
+from prefect_federated.tasks.choosing import Draw
+from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.snapshots import State, restore, snapshot
+from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
+
+VALIDATION = "val_"
+_BASE = "base_score"
+_PROGRESS = "progress"
+
+
+class TreeJob(TabularJob):
+    """The parameters of a job that grows trees in rounds."""
+
+    mode: ClassVar[Mode]
+
+    label: str = Field(description="Column to predict.")
+    objective: Objective = Field(
+        default="binary",
+        description="What the label is: one of two classes, or of several; a number; a count; or "
+        "how well a row answers its query.",
+    )
+    group: str | None = Field(
+        default=None, description="Column with each row's query, for objective 'ranking'."
+    )
+    rounds: int = Field(default=20, ge=1, le=100_000, description="Rounds to train.")
+    trees_per_round: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Trees that a site grows one upon the other in a round (of each class).",
+    )
+    max_depth: int = Field(
+        default=6, ge=0, le=30, description="Levels of a tree; 0 for no limit, with max_leaves."
+    )
+    eta: float = Field(default=0.3, gt=0, le=1, description="Learning rate.")
+    xgboost: dict[str, JsonValue] = Field(
+        default={},
+        description='Further parameters of XGBoost\'s, such as {"subsample": 0.8, "lambda": 2}.',
+    )
+    early_stopping_rounds: int | None = Field(
+        default=None,
+        ge=1,
+        description="End the job after so many rounds in which the federation's model has not "
+        "become better, and keep the best one; if empty, all rounds are done.",
+    )
+    validation_share: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Share of each site's training rows that early stopping looks at; without it, "
+        "all are trained on.",
+    )
+    explain: bool = Field(
+        default=True,
+        description="At the end, have the sites say what each column adds to predictions (means "
+        "of SHAP values; no row leaves), for a picture.",
+    )
+
+    @model_validator(mode="after")
+    def _parameters_are_known(self) -> "TreeJob":
+        resolve(
+            self.mode, self.objective, self.xgboost, classes=3, eta=self.eta,
+            max_depth=self.max_depth,
+        )  # fmt: skip
+        if self.objective == "ranking" and self.group is None:
+            raise ConfigurationError(
+                "objective 'ranking' needs the column of each row's query; name it as `group`."
+            )
+        return self
+
+
+class TreeRounds:
+    """The rounds of one job that grows trees, from its first state, or its snapshot, to its result.
+
+    Args:
+        fed: The running federation.
+        job: The job's parameters.
+
+    Raises:
+        SitesDisagree: which site has what, what the others have, and what to do.
+        QuorumNotReached: too few sites have answered.
+    """
+
+    def __init__(self, fed: Federation, job: TreeJob) -> None:
+        self.fed, self.job = fed, job
+        self.tabular = Tabular(
+            fed, job, objective=job.objective, needs=("xgboost",), group=job.group
+        )
+        schema = self.tabular.agree()
+        self.features = len(schema.features)
+        """Columns that trees may split."""
+        self._metric = STOPS_BY[job.objective]
+        restored = restore()
+        self.state = State(model=empty()) if restored is None else restored
+        """The job after the last round that is done."""
+        progress = self.state.extra.get(_PROGRESS, {})
+        self._values: list[float] = [float(each) for each in progress.get("values", ())]
+        self._ends: list[int] = [int(each) for each in progress.get("ends", ())]  # boosting rounds
+        score = float(progress[_BASE][0]) if _BASE in progress else self._first_score()
+        self._score = score
+        self.parameters: dict[str, JsonValue] = {
+            **resolve(
+                job.mode, job.objective, job.xgboost, classes=len(schema.classes), eta=job.eta,
+                max_depth=job.max_depth,
+            ),
+            _BASE: score,
+        }  # fmt: skip
+        """XGBoost's parameters at all sites."""
+
+    @property
+    def number(self) -> int:
+        """The round that is under way, counted from 1."""
+        return self.state.round + 1
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the rounds may end before their number."""
+        return self.job.early_stopping_rounds is not None
+
+    @property
+    def best(self) -> int:
+        """The round whose model is kept: the best by the held-out rows, or the last."""
+        if not self.stops_early or not any(math.isfinite(each) for each in self._values):
+            return self.state.round
+        best = 0
+        for place, value in enumerate(self._values):
+            was = self._values[best]
+            if math.isfinite(value) and (
+                not math.isfinite(was) or is_better(self._metric, value, was)
+            ):
+                best = place
+        return best + 1
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields the number of each round; the round ends with `done`."""
+        while self._goes_on():
+            number = self.number
+            yield number
+            if self.state.round != number:
+                raise RuntimeError(f"round {number} was not ended by `trees.done(...)`.")
+
+    def chosen(self, draw: Draw) -> Sequence[str]:
+        """Chooses the sites that have agreed on the columns: one that comes later takes no part."""
+        return [site for site in draw.sites if site in self.tabular.columns]
+
+    def config(self) -> dict[str, JsonValue]:
+        """Returns the config of the sites' tasks."""
+        return self.tabular.config(
+            parameters=self.parameters,
+            steps=self.job.trees_per_round,
+            rounds=self.job.rounds * self.job.trees_per_round,
+            validation_share=self.job.validation_share if self.stops_early else 0.0,
+        )
+
+    def measured(self, metrics: Mapping[str, float]) -> None:
+        """Notes what the sites have measured of the model as the last round has left it.
+
+        Args:
+            metrics: Means over the sites, weighted by held-out rows: names begin with "val_".
+        """
+        if self.stops_early and len(self._values) < self.state.round:
+            self._values.append(metrics.get(VALIDATION + self._metric, math.nan))
+
+    def validate(self) -> None:
+        """Has the sites measure the model on the rows that are held out for early stopping."""
+        if not self.stops_early or len(self._values) >= self.state.round:
+            return
+        replies = self.fed.broadcast(
+            "validate", self.state.model, sites=self.chosen, round=self.state.round,
+            config=self.config(), late_weight=0, same_tensors=False,
+        )  # fmt: skip
+        for _ in replies:
+            pass
+        self.measured({} if replies.report is None else replies.report.metrics)
+
+    def checked(self, model: Tensors) -> Tensors:
+        """Returns a model that a site has sent whole, if it is a booster of trees.
+
+        Raises:
+            UpdateRejected: it is not, or its rounds have not as many names.
+        """
+        return check(model, self.features)
+
+    def done(self, model: Tensors) -> None:
+        """Ends a round with its new model, and begins to write it as a snapshot.
+
+        Raises:
+            SnapshotFailed: the snapshot before could not be written.
+            StaleController: a newer attempt of the job has taken over.
+        """
+        self._ends.append(len(model[ROUNDS]))
+        progress: dict[str, Tensor] = {
+            _BASE: np.array([self._score]), "values": np.array(self._values, float),
+            "ends": np.array(self._ends, np.int64),
+        }  # fmt: skip
+        self.state = State(model, self.number, {_PROGRESS: progress})
+        snapshot(self.state)
+
+    def finish(self, leaves: Sequence[str], notes: Sequence[str] = ()) -> FittedRef:
+        """Measures and explains the model at all sites, publishes it, and returns where it is.
+
+        Args:
+            leaves: What has left each site, in sentences.
+            notes: What else a person should know.
+
+        Raises:
+            SnapshotFailed: it could not be written.
+        """
+        from prefect_federated.adapters.xgboost.saved import MODEL, save
+
+        self.validate()
+        kept = self.best
+        rounds = self._ends[kept - 1]
+        fitted = save(self.state.model[BOOSTER], rounds)
+        model = {**self.state.model, BOOSTER: np.frombuffer(fitted.files[MODEL], np.uint8)}
+        model[ROUNDS] = self.state.model[ROUNDS][:rounds]
+        config = self.config()
+        self.tabular.evaluate(model, **config)
+        self.tabular.alone(**config)
+        told = list(notes)
+        if self.stops_early:
+            values = ", ".join(f"{value:.5g}" for value in self._values)
+            told.append(
+                f"Early stopping by {self._metric} of {self.job.validation_share:.0%} of each "
+                f"site's training rows, which no tree was grown on: round {kept} of "
+                f"{self.state.round} is kept. By round: {values}."
+            )
+            get_run_logger().info("round %d of %d is kept", kept, self.state.round)
+        return self.tabular.publish(
+            fitted,
+            rounds=kept,
+            parameters={**self.parameters, "trees_per_round": self.job.trees_per_round},
+            leaves=[*leaves, *self._explanations_leave()],
+            pictures=self._pictures(model, config),
+            notes=told,
+        )
+
+    def _explanations_leave(self) -> list[str]:
+        told = ["The sum and the number of its labels, by which all trees start from one score."]
+        if self.job.explain:
+            told.append(
+                "For the picture of SHAP values, means over its test rows of what each column adds "
+                "to predictions, and by fifths of the column's values where these have as many "
+                "rows as its policy asks for."
+            )
+        return told
+
+    def _pictures(self, model: Tensors, config: dict[str, JsonValue]) -> dict[str, bytes]:
+        try:
+            from prefect_federated.adapters.xgboost.pictures import (
+                explained,
+                gain_of,
+                gain_png,
+                shap_png,
+            )
+        except ModuleNotFoundError:
+            get_run_logger().info("no pictures of the model: install prefect-federated[plot]")
+            return {}
+        gain = gain_of(model[BOOSTER])
+        pictures = {"gain": gain_png(gain)} if gain else {}
+        if self.job.explain:
+            replies = self.fed.broadcast(
+                "explain", model, sites=self.chosen, config=config, quorum=0, late_weight=0,
+                same_tensors=False,
+            )  # fmt: skip
+            updates = sorted(
+                (each for each in replies if isinstance(each, Update)), key=lambda u: u.site
+            )
+            told = explained(update.tensors for update in updates)
+            if told is not None:
+                pictures["shap"] = shap_png(self.tabular.schema.names, told)
+        return pictures
+
+    def _first_score(self) -> float:
+        replies = self.fed.broadcast(
+            "labels", sites=self.chosen, config=self.tabular.config(), late_weight=0,
+            same_tensors=False,
+        )  # fmt: skip
+        told = [reply.tensors for reply in replies if isinstance(reply, Update)]
+        count = math.fsum(float(each["count"][0]) for each in told)
+        total = math.fsum(float(each["sum"][0]) for each in told)
+        return first_score(self.job.objective, count, total)
+
+    def _goes_on(self) -> bool:
+        if self.job.mode == "cyclic":  # elsewhere the sites measure before they train
+            self.validate()
+        patience = self.job.early_stopping_rounds
+        is_enough = patience is not None and len(self._values) - self.best >= patience
+        return self.state.round < self.job.rounds and not is_enough
