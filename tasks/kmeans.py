@@ -3,7 +3,6 @@
 The arithmetic is in `prefect_federated.kmeans`; here it meets the sites and the snapshots.
 """
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,9 +16,14 @@ from prefect_federated.kmeans.report import own_units, tables
 from prefect_federated.kmeans.search import Search
 from prefect_federated.kmeans.seeding import seeds
 from prefect_federated.messages import JsonValue, Tensors, Update
-from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
-from prefect_federated.tasks.pipelines import check_installed, pipeline_files
+from prefect_federated.tasks.pipelines import (
+    check_installed,
+    encoding_in,
+    encoding_tensors,
+    missing_notes,
+    pipeline_files,
+)
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
 
@@ -96,12 +100,12 @@ class Lloyd:
         self._tabular.agree()
         kept = restore()
         self._rounds = 0 if kept is None else kept.round
+        self._answered: Sequence[str] = sorted(self._tabular.columns)
         if kept is None:
             self._encoding = self._tabular.fit_encoding(scale=job.scale)
             self._search = self._seeded()
         else:
-            said = np.asarray(kept.extra["encoding"]["encoding"]).tobytes()
-            self._encoding = Encoding.from_json(json.loads(said))
+            self._encoding = encoding_in(kept.extra["encoding"], self._tabular.schema)
             self._search = Search.restored(kept.extra["search"], job.tolerance)
 
     @property
@@ -123,9 +127,8 @@ class Lloyd:
             for reply in self._asked("cells", {"centers": asked})
         }
         self._search.take(answers)
-        encoded = np.frombuffer(json.dumps(self._encoding.to_json()).encode(), np.uint8)
         best = {"centers": self._search.centers[self._search.best]}
-        extra = {"search": self._search.tensors(), "encoding": {"encoding": encoded}}
+        extra = {"search": self._search.tensors(), "encoding": encoding_tensors(self._encoding)}
         snapshot(State(best, self._rounds, extra))
 
     def publish(self) -> KMeansRef:
@@ -150,6 +153,7 @@ class Lloyd:
             parameters={"clusters": job.clusters, "restarts": job.restarts, "scale": job.scale},
             leaves=LEAVES,
             pictures=_pictures(search.curve),
+            notes=missing_notes(self._tabular.columns, self._answered),
             tables=tables(shown, rows),
         )
         return KMeansRef(
@@ -183,7 +187,9 @@ class Lloyd:
             kind, centers, sites=sorted(self._tabular.columns), config=self._config(**config),
             round=self._rounds, late_weight=0, same_tensors=False,
         )  # fmt: skip
-        return [reply for reply in replies if isinstance(reply, Update)]
+        updates = [reply for reply in replies if isinstance(reply, Update)]
+        self._answered = [update.site for update in updates]
+        return updates
 
     def _config(self, **more: JsonValue) -> dict[str, JsonValue]:
         known = {"clusters": self._job.clusters, "restarts": self._job.restarts}

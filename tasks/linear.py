@@ -3,7 +3,7 @@
 The arithmetic is in `prefect_federated.linear`; here it meets the sites and the snapshots.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,9 +19,14 @@ from prefect_federated.linear.inference import Coefficient, shown, table
 from prefect_federated.linear.losses import Sums
 from prefect_federated.linear.newton import Newton
 from prefect_federated.messages import JsonValue, Tensors, Update
-from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
-from prefect_federated.tasks.pipelines import check_installed, pipeline_files
+from prefect_federated.tasks.pipelines import (
+    check_installed,
+    encoding_in,
+    encoding_tensors,
+    missing_notes,
+    pipeline_files,
+)
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
 
@@ -128,9 +133,12 @@ class Linear:
         classes = tuple(str(each) for each in self._schema.classes)
         self._model = replace(job.model, classes=classes)
         kept = restore()
-        self._encoding = self._tabular.fit_encoding() if kept is None else _encoding_in(kept)
+        self._encoding = (
+            self._tabular.fit_encoding() if kept is None else encoding_in(kept.model, self._schema)
+        )
         self._design = Design(self._encoding)
         self._rounds = 0 if kept is None else kept.round
+        self._answered: Sequence[str] = sorted(self._tabular.columns)
         self._search: Newton | None = None
         self._fit: Fit | None = None
         if kept is not None:
@@ -192,6 +200,7 @@ class Linear:
                 "l1_ratio": model.l1_ratio,
             },
             leaves=LEAVES[model.loss == "squared"],
+            notes=missing_notes(self._tabular.columns, self._answered),
             tables={"Coefficients, in the features' own units": shown(rows, job.level)},
         )  # fmt: skip
         return LinearRef(
@@ -217,9 +226,8 @@ class Linear:
         if search is None:
             search = self._search = self._new_search(rows)
         search.take(answers)
-        encoded = np.frombuffer(json.dumps(self._encoding.to_json()).encode(), np.uint8)
         extra = {"search": search.tensors(), "rows": {"rows": np.array([rows])}}
-        snapshot(State({"encoding": encoded}, self._rounds, extra))
+        snapshot(State(encoding_tensors(self._encoding), self._rounds, extra))
         self._finish_search()
 
     def _asked(self, kind: str, point: Tensors, **config: JsonValue) -> list[Update]:
@@ -227,7 +235,9 @@ class Linear:
             kind, point, sites=sorted(self._tabular.columns), config=self._config(**config),
             round=self._rounds, late_weight=0, same_tensors=False,
         )  # fmt: skip
-        return [reply for reply in replies if isinstance(reply, Update)]
+        updates = [reply for reply in replies if isinstance(reply, Update)]
+        self._answered = [update.site for update in updates]
+        return updates
 
     def _config(self, **more: JsonValue) -> dict[str, JsonValue]:
         return self._tabular.config(
@@ -245,7 +255,3 @@ class Linear:
         if self._fit is None:
             raise RuntimeError("ask until is_done")
         return self._fit
-
-
-def _encoding_in(state: State) -> Encoding:
-    return Encoding.from_json(json.loads(np.asarray(state.model["encoding"]).tobytes()))

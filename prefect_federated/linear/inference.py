@@ -19,7 +19,8 @@ class Coefficient(BaseModel):
         label_class: The class it is of, against the first one; None but for many classes.
         value: In the units of the feature.
         standard_error: None under a penalty, where it has no such meaning; so are those below.
-        statistic: `value / standard_error`: t for least squares, z else.
+        statistic: `value / standard_error`: t for least squares, z else; None, as are those below,
+            where the standard error is 0, because the model fits each row.
         p_value: Of the two-sided test that it is zero.
         low: Lower end of the interval.
         high: Upper end.
@@ -106,6 +107,8 @@ def table(
 def _tested(row: Coefficient, error: float, degrees: float | None, level: float) -> Coefficient:
     from scipy import stats
 
+    if error == 0:  # the model fits each row
+        return row.model_copy(update={"standard_error": 0.0})
     known = stats.norm if degrees is None else stats.t(degrees)
     statistic = row.value / error
     reach = float(known.ppf((1 + level) / 2)) * error
@@ -131,7 +134,12 @@ def shown(rows: Sequence[Coefficient], level: float) -> list[list[str]]:
     for row in rows:
         cells = [row.name, *([str(row.label_class)] if has_classes else []), f"{row.value:.6g}"]
         if has_errors:
-            cells += [f"{row.standard_error:.4g}", f"{row.statistic:.3f}", f"{row.p_value:.3g}"]
-            cells.append(f"{row.low:.4g} to {row.high:.4g}")
+            cells += [_text(row.standard_error, ".4g"), _text(row.statistic, ".3f")]
+            cells += [_text(row.p_value, ".3g")]
+            cells.append("" if row.low is None else f"{row.low:.4g} to {row.high:.4g}")
         lines.append(cells)
     return lines
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.linear_model import ElasticNet, LogisticRegression, PoissonRegressor, Ridge
 
-from prefect_federated.errors import ModelUndetermined
+from prefect_federated.errors import ModelUndetermined, UpdateRejected
 from prefect_federated.linear.fitting import Fit, Model, fit_gram, fit_newton, search
-from prefect_federated.linear.gram import gram_of
+from prefect_federated.linear.gram import Gram, gram_of
 from prefect_federated.linear.inference import Units, shown, table
-from prefect_federated.linear.losses import Floats, first_sums, sums, with_ones
+from prefect_federated.linear.losses import Floats, Sums, first_sums, sums, with_ones
 from prefect_federated.linear.newton import Newton
 
 EXACT = 1e-8  # relative: what the issue asks for; most are nearer by far
@@ -284,3 +284,43 @@ def test_a_step_that_goes_too_far_is_halved() -> None:
     assert halvings
     straight, _ = by_newton(model, scaled, label)
     np.testing.assert_allclose(found.point, straight.coefficients[0], rtol=EXACT)
+
+
+def test_a_site_that_misses_a_round_is_not_in_its_sums() -> None:
+    """In the end all sites answer, and the coefficients are those of all rows."""
+    raw, label, _ = overlapping()
+    scaled, _ = encoded(raw)
+    ones = with_ones(scaled)
+    model = Model("logistic", classes=("no", "yes"))
+    found = search(model, names_of(scaled), len(label))
+    for number in range(1, 25):
+        parts = {str(part.start): part for part in thirds(len(label))}
+        if number in (2, 3):
+            parts.pop("0")
+        at = found.asked[None]
+        found.take({s: sums("logistic", ones[p], label[p], at) for s, p in parts.items()})
+        if found.is_done:
+            break
+    assert found.total.rows == len(label)
+    straight, _ = by_newton(model, scaled, label)
+    np.testing.assert_allclose(found.point, straight.coefficients[0], rtol=EXACT)
+
+
+def test_a_model_that_fits_each_row_has_errors_of_zero_and_no_statistics() -> None:
+    raw, _, _ = overlapping()
+    scaled, units = encoded(raw)
+    fit = by_grams(Model("least_squares"), scaled, np.full(len(raw), 2.0))
+    rows = table(units, fit.coefficients, fit.covariance, degrees=fit.degrees)
+    assert [row.standard_error for row in rows] == [0] * 5
+    assert rows[0].value == 2
+    assert rows[0].p_value is None
+    assert shown(rows, 0.95)[1] == ["intercept", "2", "0", "", "", ""]
+
+
+def test_sums_that_do_not_fit_the_model_are_refused() -> None:
+    with pytest.raises(UpdateRejected, match="site 'x': the sums' 'gradient' has shape"):
+        Sums.of(
+            {"scalars": np.ones(2), "gradient": np.ones(3), "curvature": np.ones((2, 2))}, 2, "x"
+        )
+    with pytest.raises(UpdateRejected, match="site 'x': the Gram matrix's 'means' has none"):
+        Gram.of({"rows": np.ones(1)}, 2, "x")
