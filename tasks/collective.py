@@ -385,7 +385,9 @@ class _Group:
             event = events[reply.site] = event_of(reply)
             if isinstance(event, Gone):
                 lost[reply.site] = "its process was another than the one that had begun to train"
-        failed = {s: event.reason for s, event in events.items() if isinstance(event, TrainingFailed)}
+        failed = {
+            s: event.reason for s, event in events.items() if isinstance(event, TrainingFailed)
+        }
         if failed:
             told = "; ".join(f"site {site!r}: {reason}" for site, reason in failed.items())
             raise ConfigurationError(f"round {self.done + 1}: xgboost could not train. {told}")

@@ -79,6 +79,7 @@ def simulate_command(
     """Run a job on virtual sites: what runs here runs in a federation unchanged."""
     from prefect_federated.agents.simulator import simulate
     from prefect_federated.tasks.statistics_result import StatisticsRef
+    from prefect_federated.tasks.tabular import FittedRef
 
     logging.getLogger("prefect_federated.site").setLevel(
         logging.WARNING
@@ -106,11 +107,30 @@ def simulate_command(
         return
     if result.metrics:
         console.print(_table(result.metrics))
+    if isinstance(result.returned, FittedRef):
+        _show_comparison(console, result.path)
     console.print(f"Model: {result.path}", soft_wrap=True)
     best = getattr(result.returned, "best_path", None)
     if best is not None:
         round = getattr(result.returned, "best_round", None)
         console.print(f"Best model, after round {round}: {best}", soft_wrap=True)
+
+
+def _show_comparison(console: Console, folder: Path) -> None:
+    """Shows the metrics of the joint model and of each site's own, as its card has them."""
+    from prefect_federated.tabular.card import ModelCard
+    from prefect_federated.tabular.saved import CARD
+
+    card = ModelCard.model_validate_json((folder / CARD).read_bytes())
+    table = Table(title="On each site's own test rows")
+    for name in ("site", "trained on", "tested on", "metric", "joint model", "its own alone"):
+        table.add_column(name, overflow="fold")
+    for site in card.sites:
+        rows = f"{site.train_rows:,}", f"{site.test_rows:,}"
+        for place, metric in enumerate(site.measured):
+            named = ("", "", "") if place else (site.name, *rows)
+            table.add_row(*named, metric, *site.pair(metric))
+    console.print(table)
 
 
 def _show_statistics(console: Console, reference: "StatisticsRef") -> None:

@@ -1,6 +1,6 @@
 """The card of a fitted model: from which sites' data, how, how good, and what left the sites."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -26,6 +26,19 @@ class SiteCard(BaseModel):
     metrics: dict[str, float] = {}
     alone: dict[str, float] = {}
     alone_failed: str | None = None
+
+    @property
+    def measured(self) -> list[str]:
+        """The metrics' names."""
+        return sorted({*self.metrics, *self.alone})
+
+    def pair(self, metric: str) -> tuple[str, str]:
+        """Returns a metric of the federation's model and of the site's own; a star: the better."""
+        one, other = self.metrics.get(metric), self.alone.get(metric)
+        told = ["" if value is None else f"{value:.4f}" for value in (one, other)]
+        if one is not None and other is not None and one != other:
+            told[not is_better(metric, one, other)] += " *"
+        return told[0], told[1]
 
 
 class ModelCard(BaseModel):
@@ -84,7 +97,7 @@ class ModelCard(BaseModel):
 
         For each metric the federation's model and the site's own; the better one has a star.
         """
-        names = sorted({n for s in self.sites for n in (*s.metrics, *s.alone)})
+        names = sorted({name for site in self.sites for name in site.measured})
         head = ["site", "training rows", "test rows"]
         for name in names:
             head += [name, *([f"{name}, alone"] if self._compares else [])]
@@ -92,7 +105,7 @@ class ModelCard(BaseModel):
         for site in self.sites:
             row = [site.name, f"{site.train_rows:,}", f"{site.test_rows:,}"]
             for name in names:
-                row += _pair(name, site.metrics, site.alone)[: 1 + self._compares]
+                row += site.pair(name)[: 1 + self._compares]
             rows.append(tuple(row))
         return rows
 
@@ -144,15 +157,6 @@ class ModelCard(BaseModel):
                 yield from (f"- {_plain(line)}" for line in lines)
         yield ""
         yield f"{self.rounds} rounds; run {self.run}, {self.created:%Y-%m-%d %H:%M} UTC."
-
-
-def _pair(name: str, metrics: Mapping[str, float], alone: Mapping[str, float]) -> list[str]:
-    one, other = metrics.get(name), alone.get(name)
-    told = ["" if value is None else f"{value:.4f}" for value in (one, other)]
-    if one is not None and other is not None and one != other:
-        place = 0 if is_better(name, one, other) else 1
-        told[place] += " *"
-    return told
 
 
 def _row(cells: "list[str] | tuple[str, ...]") -> str:

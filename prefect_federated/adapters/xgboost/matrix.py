@@ -46,9 +46,7 @@ def matrix(part: Part, threads: int = 1) -> "xgboost.DMatrix":
 
     group = {} if part.group is None else {"qid": part.group}
     label = part.label if len(part.label) else None
-    return xgboost.DMatrix(
-        part.features, label, enable_categorical=True, nthread=threads, **group
-    )
+    return xgboost.DMatrix(part.features, label, enable_categorical=True, nthread=threads, **group)
 
 
 def by_query(part: Part) -> Part:

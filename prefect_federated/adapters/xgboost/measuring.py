@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from prefect_federated.adapters.xgboost.matrix import booster, by_query, matrices, matrix, threads_of
+from prefect_federated.adapters.xgboost.matrix import (
+    booster,
+    by_query,
+    matrices,
+    matrix,
+    threads_of,
+)
 from prefect_federated.adapters.xgboost.merge import BOOSTER, ROUNDS, seen_before
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
@@ -184,7 +190,9 @@ def parameters(site: Site) -> dict[str, JsonValue]:
     """
     given = site.config.get("parameters")
     if not isinstance(given, dict):
-        raise ConfigurationError("config 'parameters' is missing: XGBoost's, as the job gives them.")
+        raise ConfigurationError(
+            "config 'parameters' is missing: XGBoost's, as the job gives them."
+        )
     return cast(dict[str, JsonValue], {**given, "nthread": threads_of(site), "verbosity": 0})
 
 
