@@ -97,7 +97,9 @@ def run(folder: Path, listen_on: Address) -> None:
         from prefect.server.api.server import create_app
 
         from prefect_federated.agents.database import set_up_database
+        from prefect_federated.agents.schedules import let_schedules_make_runs
 
+        let_schedules_make_runs()
         with contextlib.suppress(OSError, sqlite3.Error):  # then Prefect does it, at leisure
             set_up_database()
 

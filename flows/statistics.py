@@ -13,7 +13,7 @@ from prefect.states import Completed
 from pydantic import AfterValidator, Field, FiniteFloat
 
 from prefect_federated.tasks.federation import federation
-from prefect_federated.tasks.parameters import JobParameters, takes
+from prefect_federated.tasks.parameters import JobParameters, Quorum, takes
 from prefect_federated.tasks.statistics import Survey
 from prefect_federated.tasks.statistics_result import (
     StatisticsRef,
@@ -89,16 +89,15 @@ class StatisticsJob(JobParameters):
         description="Sites that must have joined before the first question. If empty: all of "
         "`sites`, or where that is empty too, all sites that are online.",
     )
-    quorum: float = Field(
+    quorum: Quorum = Field(
         default=0.01,
-        gt=0,
         description="Sites that must answer: up to 1 a share of those that joined, rounded up; "
         "above 1 a count. By default one is enough, and the others are shown as absent or failed.",
     )
 
 
 @flow(name="statistics", retries=2, persist_result=True, result_serializer="json")
-@takes(StatisticsJob)
+@takes(StatisticsJob, without=("seed", "late_weight"))
 def statistics(job: StatisticsJob) -> State[StatisticsRef]:
     """Computes statistics of a dataset at all sites, and makes a report of them."""
     with federation(job) as fed:

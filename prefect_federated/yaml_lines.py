@@ -48,35 +48,39 @@ class YamlDocument:
         return value
 
 
-def read_yaml(file: Path, wrong: type[ConfigurationError], instead: str) -> YamlDocument:
+def read_yaml(
+    file: Path, wrong: type[ConfigurationError], instead: str, *, name: str | None = None
+) -> YamlDocument:
     """Return a YAML file's content and where each part of it stands.
 
     Args:
         file: The file to read.
         wrong: What is raised, such as `FederationFileError`; its message begins with `file:line: `.
         instead: A sentence on what to do where there is no file that can be read.
+        name: What errors call the file; its path if None.
 
     Raises:
         ConfigurationError: as `wrong`: the file cannot be read, or is not plain YAML.
     """
+    shown = file if name is None else Path(name)
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise wrong(f"{file}:1: the file cannot be read ({error.strerror}). {instead}") from error
+        raise wrong(f"{shown}:1: the file cannot be read ({error.strerror}). {instead}") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise wrong(
-            f"{file}:{line}: the byte {content[error.start]:#04x} is not UTF-8. Save the file as "
+            f"{shown}:{line}: the byte {content[error.start]:#04x} is not UTF-8. Save the file as "
             "UTF-8."
         ) from error
     try:
-        return _read_document(file, text, wrong)
+        return _read_document(shown, text, wrong)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise wrong(
-            f"{file}:{line}: a character that YAML does not allow ({error.reason}). Remove it."
+            f"{shown}:{line}: a character that YAML does not allow ({error.reason}). Remove it."
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -84,7 +88,7 @@ def read_yaml(file: Path, wrong: type[ConfigurationError], instead: str) -> Yaml
         column = mark.column + 1 if mark else 1
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         raise wrong(
-            f"{file}:{line}: not valid YAML at column {column}: {problem}. Check the indentation "
+            f"{shown}:{line}: not valid YAML at column {column}: {problem}. Check the indentation "
             "(spaces, no tabs), the colons and the quotes here and in the line before."
         ) from error
 

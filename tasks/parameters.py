@@ -6,8 +6,8 @@ them one by one (`--param rounds=5`), so the model's fields are made the flow's 
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_type_hints
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
@@ -24,6 +24,9 @@ def _share_or_count(quorum: float) -> float:
             f"{quorum:g} is neither a share (above 0, up to 1) nor a whole number of sites"
         )
     return quorum
+
+
+Quorum: TypeAlias = Annotated[float, Field(gt=0), AfterValidator(_share_or_count)]
 
 
 class JobParameters(BaseModel):
@@ -53,7 +56,7 @@ class JobParameters(BaseModel):
     join_timeout_s: float = Field(
         default=120, gt=0, description="Seconds to wait for that many sites to join."
     )
-    quorum: Annotated[float, Field(gt=0), AfterValidator(_share_or_count)] = Field(
+    quorum: Quorum = Field(
         default=0.7,
         description="Sites that must answer a round: up to 1 a share of those asked, rounded up; "
         "above 1 a count.",
@@ -115,12 +118,17 @@ class JobParameters(BaseModel):
 
 
 def takes(
-    model: type[Job],
+    model: type[Job], *, without: Collection[str] = ()
 ) -> Callable[[Callable[[Job], Result]], Callable[..., Result]]:
     """Turns a function of a job into one whose parameters are the job's fields.
 
     Put it between `@flow` and the function, so that the Prefect UI shows one form field for each
     field, with its description, range and default.
+
+    Args:
+        model: The job's parameters.
+        without: Fields that mean nothing to this flow: they keep their defaults, and are no
+            parameters of it.
 
     >>> @takes(JobParameters)
     ... def executor_of(job: JobParameters) -> str:
@@ -131,10 +139,11 @@ def takes(
 
     def decorate(function: Callable[[Job], Result]) -> Callable[..., Result]:
         @functools.wraps(function)
-        def with_fields(**fields: Any) -> Result:
-            return function(model(**fields))
+        def with_fields(**given: Any) -> Result:
+            return function(model(**given))
 
         hints = get_type_hints(model, include_extras=True)
+        fields = {n: field for n, field in model.model_fields.items() if n not in without}
         parameters = [
             inspect.Parameter(
                 name,
@@ -144,7 +153,7 @@ def takes(
                     Annotated[hints[name], *field.metadata] if field.metadata else hints[name]
                 ),
             )
-            for name, field in model.model_fields.items()
+            for name, field in fields.items()
         ]
         parameters.sort(  # what must be given first, then the job's own, then what all jobs have
             key=lambda parameter: (
@@ -154,7 +163,7 @@ def takes(
         )
         with_fields.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_fields.__annotations__ = {p.name: p.annotation for p in parameters}
-        lines = [f"    {name}: {field.description}" for name, field in model.model_fields.items()]
+        lines = [f"    {name}: {field.description}" for name, field in fields.items()]
         summary = inspect.getdoc(function) or ""
         with_fields.__doc__ = summary + "\n\nArgs:\n" + "\n".join(lines)
         return with_fields

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from prefect_federated.datasets.kinds import Kind, Unusable
 from prefect_federated.datasets.policy import PrivacyPolicy
@@ -130,7 +129,7 @@ class Dataset:
             is_forbidden = absent[0] in self.forbidden  # what comes near was to be kept back
             known = [] if is_forbidden else usable
             raise DatasetNotFound(
-                f"{Path(self.where).name}: dataset {self.name!r} names the column {absent[0]!r}, "
+                f"{self.where}: dataset {self.name!r} names the column {absent[0]!r}, "
                 f"which {source.title} does not have. {close(absent[0], known)}Correct the name."
             )
 

@@ -115,13 +115,15 @@ def load_datasets(folder: Path) -> Datasets:
 
     Raises:
         DatasetFileError: the file cannot be read or is wrong; one line for each thing that is
-            wrong, each begins with `file:line: ` and says what to write.
+            wrong, each begins with `datasets.yaml:line: ` and says what to write. It may leave the
+            site, so it names no folder of it.
     """
     file = folder / FILE
     document = read_yaml(
         file,
         DatasetFileError,
         "Name the site's datasets in this file; docs/datasets.md shows one.",
+        name=FILE,
     )
     try:
         entries = DatasetsFile.model_validate(document.value)
@@ -131,7 +133,7 @@ def load_datasets(folder: Path) -> Datasets:
             for each in _causes(error)
         )
         raise DatasetFileError(
-            "\n".join(f"{file}:{line}: {message}" for line, message in wrong)
+            "\n".join(f"{FILE}:{line}: {message}" for line, message in wrong)
         ) from None
     return Datasets(dict(_datasets(file, document, entries)))
 
@@ -140,13 +142,13 @@ def _datasets(
     file: Path, document: YamlDocument, entries: DatasetsFile
 ) -> Iterator[tuple[str, Dataset]]:
     for name, entry in entries.datasets.items():
-        where = f"{file}:{document.line_of(('datasets', name))}"
+        where = f"{FILE}:{document.line_of(('datasets', name))}"
         parts: Mapping[str, SourceEntry] = entry.splits or {WHOLE: entry}
         try:
             policy = entries.privacy.stricter(entry.privacy)
         except ValueError as error:
             line = document.line_of(("datasets", name, "privacy"))
-            raise DatasetFileError(f"{file}:{line}: {error}") from None
+            raise DatasetFileError(f"{FILE}:{line}: {error}") from None
         yield (
             name,
             Dataset(

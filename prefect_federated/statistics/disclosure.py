@@ -132,8 +132,8 @@ def released_pairs(
     lines = []
     if not released.all():
         why = (
-            f"a column or their difference in rows is below {policy.minimum_rows}, or a column's "
-            "own variance is withheld"
+            f"fewer than {policy.minimum_rows} rows hold both columns, or may hold one of them "
+            "alone, or a column's own variance is withheld"
         )
         lines = [Withheld(what="some correlations", reason=why)]
     return CoMoments(
@@ -148,6 +148,8 @@ def released_pairs(
 
 
 def _is_same_or_far(n: float, mean: float, other: float, its_mean: float, least: float) -> bool:
+    if least <= 1:
+        return True
     if n == other:
         return math.isclose(mean, its_mean, rel_tol=_ROUNDING, abs_tol=1e-300)
     return abs(n - other) >= least

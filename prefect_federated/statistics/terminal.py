@@ -97,7 +97,7 @@ def _lines(title: str, lines: list[str]) -> list[RenderableType]:
         return []
     shown = [Text(f"- {line}") for line in lines[:_LINES]]
     if len(lines) > _LINES:
-        shown.append(Text(f"- and {len(lines) - _LINES} more; --html FILE has all"))
+        shown.append(Text(f"- and {len(lines) - _LINES} more, in the HTML report"))
     return [Text(f"\n{title}", style="bold"), *shown]
 
 
@@ -179,7 +179,7 @@ def _groups(title: str, name: str, by: str, split: Split) -> Iterator[Renderable
     yield table
     if size > _GROUP_ROWS:
         more = f"{len(found) - _GROUP_ROWS} more groups, and " if len(found) > _GROUP_ROWS else ""
-        yield Text(f"- {more}each site's numbers: --html FILE has them")
+        yield Text(f"- {more}each site's numbers: in the HTML report")
     counted = {group: feature.overall for group, feature in found.items()}
     whole = split.features[name].overall.categories
     if whole and any(each.categories for each in counted.values()):

@@ -76,7 +76,7 @@ def test_a_wrong_file_is_told_by_line_and_shows_no_secret(
     with pytest.raises(DatasetFileError) as failed:
         load_datasets(folder)
     [message] = str(failed.value).splitlines()
-    assert message.startswith(f"{folder / 'datasets.yaml'}:{line}: ")
+    assert message.startswith(f"datasets.yaml:{line}: ")
     assert told in message
     assert "hunter2" not in message
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
@@ -65,17 +66,23 @@ def run(
         state=Scheduled(scheduled_time=at),
     )
 
-    def ended() -> FlowRun | None:
-        now = federation.client.read_flow_run(started.id)
+    return ended(federation, started.id)
+
+
+def ended(federation: Running, started: UUID) -> FlowRun:
+    """Returns a flow run once it has ended."""
+
+    def seen() -> FlowRun | None:
+        now = federation.client.read_flow_run(started)
         return now if now.state is not None and now.state.is_final() else None
 
-    return eventually(ended, "the run ends")
+    return eventually(seen, "the run ends")
 
 
-def read(ended: FlowRun) -> tuple[StatisticsRef, Statistics]:
-    assert ended.state is not None
-    assert ended.state.type == StateType.COMPLETED, ended.state.message
-    reference = reference_in(ended.state.result())
+def read(run: FlowRun) -> tuple[StatisticsRef, Statistics]:
+    assert run.state is not None
+    assert run.state.type == StateType.COMPLETED, run.state.message
+    reference = reference_in(run.state.result())
     assert reference is not None
     return reference, Statistics.model_validate_json(Path(reference.path).read_text())
 
@@ -120,18 +127,18 @@ def test_a_scheduled_run_reports_with_a_site_that_is_away_and_drift_starts_an_au
     )
     client.update_work_pool("site-3", WorkPoolUpdate(is_paused=True))  # its worker gets no runs
     try:
-        ended = run(federation, absent_after_s=3, **wanted)
+        second = run(federation, absent_after_s=3, **wanted)
         started = eventually(lambda: later_runs(federation, deployment.id), "the automation reacts")
     finally:
         client.update_work_pool("site-3", WorkPoolUpdate(is_paused=False))
         client.delete_automation(automation)
     for each in started:
         client.delete_flow_run(each.id)
-    reference, result = read(ended)
+    reference, result = read(second)
     assert result.sites["site-3"].state == "absent"
     assert "had not joined within 3 s" in result.sites["site-3"].reason
-    assert ended.state is not None
-    assert "absent: site-3" in str(ended.state.message)
+    assert second.state is not None
+    assert "absent: site-3" in str(second.state.message)
     assert set(result.splits["all"].features["age"].by_site) == {"site-1", "site-2"}
     assert result.compared is not None
     past = {(d.site, d.feature) for d in result.compared.drifts if d.is_past_threshold}
@@ -151,12 +158,12 @@ def later_runs(federation: Running, deployment: UUID) -> list[FlowRun]:
 def test_an_unknown_dataset_is_said_once_with_each_sites_reason(
     federation: Running, hospitals: dict[str, Path]
 ) -> None:
-    ended = run(federation, dataset="hart", absent_after_s=5)
-    assert ended.state is not None
-    assert ended.state.type == StateType.FAILED
-    assert ended.run_count == 1  # another attempt would help nobody
-    assert "site-1, site-2, site-3: failed, DatasetNotFound" in str(ended.state.message)
-    assert str(ended.state.message).count("Did you mean 'heart'") == 1
+    failed = run(federation, dataset="hart", absent_after_s=5)
+    assert failed.state is not None
+    assert failed.state.type == StateType.FAILED
+    assert failed.run_count == 1  # another attempt would help nobody
+    assert "site-1, site-2, site-3: failed, DatasetNotFound" in str(failed.state.message)
+    assert str(failed.state.message).count("Did you mean 'heart'") == 1
 
 
 def documented_registration() -> list[str]:
@@ -181,7 +188,15 @@ def test_the_nightly_deployment_is_registered_turned_off_and_can_be_turned_on(
         subprocess.run(federation.command(*resume), check=True, capture_output=True, timeout=120)
         (schedule,) = client.read_deployment_by_name("statistics/nightly").schedules
         assert schedule.active
-        reference, _ = read(run(federation, deployment="statistics/nightly", features=["age"]))
+        at_night = eventually(lambda: later_runs(federation, deployment.id), "cron makes runs")
+        tonight = min(at_night, key=lambda each: str(each.expected_start_time))
+        assert tonight.auto_scheduled
+        assert tonight.expected_start_time is not None
+        local = tonight.expected_start_time.astimezone(ZoneInfo("Europe/Zurich"))
+        assert (local.hour, local.minute) == (2, 0)
+        federation.wait_until_idle()
+        client.set_flow_run_state(tonight.id, Scheduled(), force=True)  # the night is now
+        reference, _ = read(ended(federation, tonight.id))
     finally:
         client.delete_deployment(deployment.id)
     page = (ROOT / "docs" / "statistics.md").read_text()
