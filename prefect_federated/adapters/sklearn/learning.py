@@ -37,7 +37,7 @@ class Learning:
 
     Args:
         allow: Import paths of further estimators, where their classes are defined: each has
-            `partial_fit`, `predict`, and a state of arrays, numbers and texts.
+            `get_params`, `fit`, `partial_fit`, `predict`, and a state of arrays, numbers and texts.
     """
 
     def __init__(self, allow: Collection[str] = ()) -> None:
@@ -46,18 +46,23 @@ class Learning:
     def federated_executors(self) -> Mapping[str, TaskFunction]:
         """Returns kind of site task -> function."""
         return {
-            "columns": self.columns, "moments": moments, "sums": self.sums, "train": self.train,
-            "evaluate": self.evaluate, "alone": self.alone, "finish": self.finish,
+            "columns": self.columns, "allowed": self.allowed, "moments": moments, "sums": self.sums,
+            "train": self.train, "evaluate": self.evaluate, "alone": self.alone,
+            "finish": self.finish,
         }  # fmt: skip
 
     def columns(self, model: Tensors, site: Site) -> Update:
-        """Returns what columns and classes the site has.
+        """Returns what columns and classes the site has."""
+        return describe(site)
+
+    def allowed(self, model: Tensors, site: Site) -> Update:
+        """Returns nothing, where the site allows the job's estimator.
 
         Raises:
-            ConfigurationError: the site does not allow the job's estimator.
+            ConfigurationError: it does not, or the estimator cannot be made here.
         """
         self._new(site)
-        return describe(site)
+        return Update()
 
     def sums(self, model: Tensors, site: Site) -> Update:
         """Returns the site's sums by class, of which naive Bayes is made."""

@@ -47,6 +47,12 @@ class Calibrated(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         return len(self.slopes) > 0
 
+    def fit(self, rows: Floats, label: NDArray[np.float64]) -> "Calibrated":
+        """Fits the classifier anew, and its sigmoids on the same rows."""
+        fitted = calibrate(self.estimator.fit(rows, label), rows, label)
+        self.slopes, self.offsets = fitted.slopes, fitted.offsets
+        return self
+
     def predict_proba(self, rows: Floats) -> Floats:
         """Returns probabilities, `(n_rows, n_classes)`: sigmoids of the scores, scaled to sum 1."""
         scores = np.asarray(self.estimator.decision_function(rows))
@@ -91,6 +97,12 @@ class Vote(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_is_fitted__(self) -> bool:
         return len(self.members) > 0
+
+    def fit(self, rows: Floats, label: NDArray[np.float64]) -> "Vote":
+        """Fits each member anew, all on the same rows."""
+        for _, member in self.members:
+            member.fit(rows, label)
+        return self
 
     def predict_proba(self, rows: Floats) -> Floats:
         """Returns each class's share of the members' weight, `(n_rows, n_classes)`."""

@@ -15,6 +15,11 @@ class Mean(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, shift: float = 0.0) -> None:
         self.shift = shift
 
+    def fit(self, rows: Floats, label: Floats) -> "Mean":
+        """Begins anew with these labels."""
+        self.sum_, self.rows_ = 0.0, 0
+        return self.partial_fit(rows, label)
+
     def partial_fit(self, rows: Floats, label: Floats) -> "Mean":
         """Takes the labels in."""
         self.sum_ = getattr(self, "sum_", 0.0) + float(label.sum())
