@@ -8,12 +8,12 @@ for medical imaging").
 """
 
 from prefect import flow
-from prefect_federated.tasks.tabular import FittedRef
 
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.installed import needs
 from prefect_federated.tasks.parameters import takes
 from prefect_federated.tasks.sklearn import SklearnJob
+from prefect_federated.tasks.tabular import FittedRef
 
 
 @flow(name="sklearn", retries=2, persist_result=True, result_serializer="json")

@@ -9,12 +9,12 @@ this refuses to run unless the job and each site's dataset say that rows may lea
 """
 
 from prefect import flow
-from prefect_federated.tasks.tabular import FittedRef
 
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.installed import needs
 from prefect_federated.tasks.parameters import takes
 from prefect_federated.tasks.svm import SvmJob, check
+from prefect_federated.tasks.tabular import FittedRef
 
 
 @flow(name="svm", retries=2, persist_result=True, result_serializer="json")

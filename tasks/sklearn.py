@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from prefect_federated.tasks.tabular import TabularJob
 from pydantic import Field, JsonValue
 
 from prefect_federated.tasks.relay import OnMissing
+from prefect_federated.tasks.tabular import TabularJob
 
 
 class SklearnJob(TabularJob):

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect_federated.tasks.tabular import FittedRef, Tabular
 
 from prefect_federated.adapters.sklearn.bayes import merged
 from prefect_federated.adapters.sklearn.learners import (
@@ -30,6 +29,7 @@ from prefect_federated.tabular.saved import Fitted
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.sklearn import SklearnJob
 from prefect_federated.tasks.snapshots import State, restore, snapshot
+from prefect_federated.tasks.tabular import FittedRef, Tabular
 
 _OWN = "sklearn."
 
@@ -57,6 +57,7 @@ class Learner:
         if self._new is None:
             self._check_allowed()
         self._schema = self._tab.agree()
+        self._sites = sorted(self._tab.columns)
         if self._state is None:
             self._encoding = self._tab.fit_encoding(scale=job.scale)
         else:
@@ -71,7 +72,9 @@ class Learner:
     def exact(self) -> Tensors:
         """Returns naive Bayes of all sites' sums."""
         self._rounds = 1
-        replies = self._fed.broadcast("sums", round=1, config=self._config(), same_tensors=False)
+        replies = self._fed.broadcast(
+            "sums", sites=self._sites, round=1, config=self._config(), same_tensors=False
+        )
         sums = [each.tensors for each in _sorted(replies)]
         numbers = np.arange(len(self._schema.classes), dtype=np.float64)
         return to_tensors(merged(self._new, sums, numbers))
@@ -115,16 +118,21 @@ class Learner:
 
     def _averaged(self, model: Tensors, number: int) -> Tensors:
         replies = self._fed.broadcast(
-            "train", model, round=number, config=self._config(), same_tensors=False
+            "train",
+            model,
+            sites=self._sites,
+            round=number,
+            config=self._config(),
+            same_tensors=False,
         )
         updates = _sorted(replies)
         estimators = [from_tensors(each.tensors, f"site {each.site!r}") for each in updates]
-        return to_tensors(averaged(estimators, [each.weight for each in updates]))
+        return to_tensors(averaged(type(self._new), estimators, [each.weight for each in updates]))
 
     def _relayed(self, model: Tensors, number: int) -> Tensors:
         relay = self._fed.relay(
-            "train", model, round=number, on_missing=self._job.on_missing, config=self._config(),
-            same_tensors=False,
+            "train", model, sites=self._sites, round=number, on_missing=self._job.on_missing,
+            config=self._config(), same_tensors=False,
         )  # fmt: skip
         for reply in relay:
             del reply  # the next site has its tensors
@@ -132,7 +140,7 @@ class Learner:
 
     def _saved(self, model: Tensors) -> Fitted:
         if self._new is None:
-            for site in self._fed.sites:
+            for site in self._sites:
                 asked = self._fed.broadcast(
                     "finish", model, sites=[site], quorum=0, config=self._config(),
                     same_tensors=False,

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from prefect_federated.tasks.tabular import TabularJob
 from pydantic import Field
 
 from prefect_federated.errors import ConfigurationError
+from prefect_federated.tasks.tabular import TabularJob
 
 WITHOUT_ROWS = (
     "Without any row leaving: method 'fourier' (a linear SVM in random Fourier features, from sums "
@@ -29,8 +29,8 @@ class SvmJob(TabularJob):
     )
     share_support_vectors: bool = Field(
         default=False,
-        description="Whether support vectors, which are rows of the data, may leave the sites; each "
-        "site's dataset must say raw_rows: true, too.",
+        description="Whether support vectors, which are rows of the data, may leave the sites; "
+        "each site's dataset must say raw_rows: true, too.",
     )
     objective: Literal["binary", "multiclass"] = Field(
         default="binary", description="Two classes, or more."

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect_federated.tasks.tabular import FittedRef, Tabular
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC
@@ -21,6 +20,7 @@ from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.tasks.svm import WITHOUT_ROWS, SvmJob
+from prefect_federated.tasks.tabular import FittedRef, Tabular
 
 
 class Svm:
@@ -41,7 +41,7 @@ class Svm:
         self._tab = Tabular(fed, job, objective=job.objective, needs=("scikit-learn",))
         self._schema = self._tab.agree()
         self._state = restore()
-        self._sites: list[str] | None = None  # all, until those that are ready are known
+        self._sites = sorted(self._tab.columns)
         self._notes: list[str] = []
         self._kept: dict[str, int] = {}
         self._rounds = 0
@@ -105,9 +105,10 @@ class Svm:
             told.append(f"{each.site}{of}")
         return (
             f"support vectors are rows of the data, and {len(refusing)} of the sites do not let "
-            f"rows of dataset {self._job.dataset!r} leave: {', '.join(told)}. No site has sent any. "
-            "Whoever is responsible for the data there can set `raw_rows: true` in the privacy "
-            "section of that dataset; or leave those sites out with `sites`. " + WITHOUT_ROWS
+            f"rows of dataset {self._job.dataset!r} leave: {', '.join(told)}. No site has sent "
+            "any. Whoever is responsible for the data there can set `raw_rows: true` in the "
+            "privacy section of that dataset; or leave those sites out with `sites`. "
+            + WITHOUT_ROWS
         )
 
     def alone(self) -> None:

@@ -1,6 +1,7 @@
 """The breast cancer data at three sites of unequal size, as files, for jobs on tables."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ ENDS = (0, 60, 200, 398)  # of the training rows
 
 
 def frames(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns 398 rows to train on and 171 to measure on, in the order of a seed; label "benign"."""
+    """Returns 398 rows to train on and 171 to measure on; the label is "benign"."""
     loaded = load_breast_cancer(as_frame=True)
     rows = loaded.data.assign(benign=loaded.target)
     rows.columns = [name.replace(" ", "_") for name in rows.columns]
@@ -23,8 +24,7 @@ def frames(seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def divided(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Returns site -> its training rows."""
-    ends = zip(ENDS[:-1], ENDS[1:], strict=True)
-    return {site: rows.iloc[a:b] for site, (a, b) in zip(SITES, ends, strict=True)}
+    return {site: rows.iloc[a:b] for site, (a, b) in zip(SITES, pairwise(ENDS), strict=True)}
 
 
 def write(

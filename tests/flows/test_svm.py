@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from prefect_federated.tasks.simulated import Simulation, simulating
-from prefect_federated.tasks.tabular import FittedRef
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -21,6 +19,9 @@ from prefect_federated.errors import ConfigurationError
 from prefect_federated.flows.svm import svm
 from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tabular.saved import load_fitted
+from prefect_federated.tasks import snapshots, svm_steps
+from prefect_federated.tasks.simulated import Simulation, simulating
+from prefect_federated.tasks.tabular import FittedRef
 from tests.flows import cancer
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -84,9 +85,7 @@ def test_a_job_that_is_killed_goes_on_after_its_last_round(
 ) -> None:
     data, _, _ = written(tmp_path)
     _, expected = run(data)
-    from prefect_federated.tasks import svm_steps
-
-    written_before, original = [], svm_steps.snapshot
+    written_before, original = [], snapshots.snapshot
 
     def dies_once(state: Any) -> None:
         original(state)
@@ -97,7 +96,7 @@ def test_a_job_that_is_killed_goes_on_after_its_last_round(
     monkeypatch.setattr(svm_steps, "snapshot", dies_once)
     retried = svm.with_options(retries=1, retry_delay_seconds=0)
     with simulating(Simulation(cancer.SITES, 2, data, tmp_path / "state")):
-        reference = retried(dataset="cancer", label="benign", compare_alone=False)
+        reference: Any = retried(dataset="cancer", label="benign", compare_alone=False)
     model = load_fitted(reference.path)
     assert written_before[:3] == [1, 2, 3]
     assert written_before[3] in (3, 4)  # at most the round whose snapshot was under way is lost

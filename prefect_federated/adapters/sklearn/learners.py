@@ -26,7 +26,7 @@ AVERAGED: Mapping[str, tuple[str, ...]] = {
         "PassiveAggressiveRegressor",
     )
 }  # fmt: skip
-"""Estimators whose average over sites is one of them again, and the attributes that are averaged."""
+"""Estimators whose average over sites is one of them again; the attributes that are averaged."""
 
 
 def make(path: str, parameters: Mapping[str, JsonValue], allow: Collection[str] = ()) -> Any:
@@ -162,27 +162,27 @@ def learn(
     return estimator
 
 
-def averaged(estimators: Sequence[Any], weights: Sequence[float]) -> Any:
+def averaged(kind: type, estimators: Sequence[Any], weights: Sequence[float]) -> Any:
     """Returns the first estimator with the weighted average of what may be averaged.
 
     Args:
-        estimators: One a site, of one class that `AVERAGED` names.
+        kind: A class that `AVERAGED` names.
+        estimators: One a site, of that class.
         weights: One a site, such as numbers of rows.
 
     Raises:
         UpdateRejected: they are not of one class, or their arrays are not alike.
     """
     first = estimators[0]
-    names = AVERAGED[path_of(first)]
+    names = AVERAGED[path_of(kind())]
     for other in estimators:
-        if type(other) is not type(first) or any(
-            np.shape(getattr(other, name, None)) != np.shape(getattr(first, name))
-            or not np.isfinite(getattr(other, name)).all()
-            for name in names
+        if type(other) is not kind or not all(
+            _is_like(getattr(other, name, None), getattr(first, name, None))
+            for name in (*names, "t_")
         ):
             raise UpdateRejected(
-                f"a site's {type(other).__name__} does not fit the others' {type(first).__name__}, "
-                "or is not finite. Choose a smaller learning rate if it has diverged."
+                f"a site's {type(other).__name__} does not fit the others' {kind.__name__}, or is "
+                "not finite. Choose a smaller learning rate if it has diverged."
             )
     total = float(sum(weights))
     for name in names:
@@ -193,6 +193,12 @@ def averaged(estimators: Sequence[Any], weights: Sequence[float]) -> Any:
         setattr(first, name, np.sum(parts, axis=0))
     first.t_ = max(float(each.t_) for each in estimators)  # the learning rate goes on falling
     return first
+
+
+def _is_like(one: object, other: object) -> bool:
+    array, like = np.asarray(one), np.asarray(other)
+    numbers = array.dtype.kind in "fiu" and array.shape == like.shape
+    return bool(numbers and np.isfinite(array).all())
 
 
 def with_classes(estimator: Any, classes: Sequence[float | str]) -> Any:

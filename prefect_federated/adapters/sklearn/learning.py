@@ -9,7 +9,7 @@ A site allows further estimators by an executor of its own, which the job then n
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
 from prefect_federated.adapters.sklearn.saved import DOCUMENT, from_tensors, to_tensors
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, TaskFunction
-from prefect_federated.messages import JsonValue, Tensors, Update
+from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tabular.rows import describe
 
@@ -87,7 +87,7 @@ class Learning:
         return Update({}, metrics=metrics, metrics_weight=max(1, len(here.test)))
 
     def alone(self, model: Tensors, site: Site) -> Update:
-        """Returns the scores of an estimator that the site has trained alone, for as many rounds."""
+        """Returns the scores of an estimator that the site has trained alone, as many rounds."""
         here, fitted = encoded(site), self._new(site)
         for number in range(1, int(site.number("rounds", 1)) + 1):
             fitted = self._learn(fitted, here, site, number)
@@ -107,8 +107,7 @@ class Learning:
         given = site.config.get("parameters", {})
         if not isinstance(given, dict):
             raise ConfigurationError("parameters: it must be an object of names and values.")
-        parameters = cast("dict[str, JsonValue]", given)
-        return make(str(site.config.get("estimator")), parameters, self._allow)
+        return make(str(site.config.get("estimator")), given, self._allow)
 
     def _given(self, model: Tensors, site: Site) -> Any:
         """Returns the estimator that arrived, of the class that the job names; else a new one."""

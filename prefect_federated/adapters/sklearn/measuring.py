@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from prefect_federated.executors import Site
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.encoding import Encoding, moments_of
+from prefect_federated.tabular.question import Objective
 from prefect_federated.tabular.rows import load_rows
 from prefect_federated.tabular.schema import Schema
 from prefect_federated.tabular.scores import scores
@@ -102,7 +103,7 @@ def _of_classes(estimator: Any, rows: Floats, label: Floats, classes: int) -> di
         found = (predicted[:, None] == np.asarray(estimator.classes_)[None, :]).astype(np.float64)
     chances = np.zeros((len(rows), classes))
     chances[:, np.asarray(estimator.classes_).astype(int)] = found
-    objective = "binary" if classes == 2 else "multiclass"
+    objective: Objective = "binary" if classes == 2 else "multiclass"
     result = dict(scores(objective, label, chances[:, 1] if classes == 2 else chances))
     if not is_calibrated:
         result.pop("log_loss", None)

@@ -1,4 +1,4 @@
-"""What sites do in an SVM job. `support` and, with a kernel of rows, `member` send rows of the data.
+"""What sites do in an SVM job. `support`, and `member` with a kernel of rows, send rows.
 
 The support vectors of an SVM are rows of its training data. They leave a site only if the job says
 `share_support_vectors` and the dataset's own policy says `raw_rows: true`; each site checks both

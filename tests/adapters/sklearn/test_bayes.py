@@ -53,7 +53,7 @@ def test_the_smoothing_is_a_share_of_the_pooled_rows_largest_variance() -> None:
 
 
 def test_what_cannot_be_counted_or_merged_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="numbers below 0. Set scale to false"):
+    with pytest.raises(ConfigurationError, match=r"numbers below 0\. Set scale to false"):
         site_sums(MultinomialNB(), np.full((2, 2), -1.0), np.zeros(2), 2)
     good = site_sums(GaussianNB(), np.ones((2, 2)), np.array([0, 1]), 2)
     with pytest.raises(UpdateRejected, match=r"mean has shape \(2, 3\)"):

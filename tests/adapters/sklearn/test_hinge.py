@@ -1,5 +1,7 @@
 """The federated linear SVM ends at the pooled optimum; Fourier features come near the kernel."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -14,7 +16,7 @@ from prefect_federated.errors import UpdateRejected
 
 def parts(rows: int, sites: int = 3) -> list[slice]:
     ends = np.linspace(0, rows, sites + 1).astype(int)
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def federated(rows: Floats, label: Floats, classes: int, c: float) -> tuple[Floats, int]:
@@ -60,7 +62,7 @@ def test_a_site_whose_sums_do_not_fit_is_refused() -> None:
     good = sums(np.ones((3, 2)), np.zeros(3), 2, np.zeros((1, 3)), 1.0)
     with pytest.raises(UpdateRejected, match="hessian has shape"):
         Newton.start(2, 2).after([{**good, "hessian": np.zeros((1, 2, 2))}])
-    with pytest.raises(UpdateRejected, match="gradient has shape .* or is not finite"):
+    with pytest.raises(UpdateRejected, match=r"gradient has shape .* or is not finite"):
         Newton.start(2, 2).after([{**good, "gradient": np.full((1, 3), np.nan)}])
 
 

@@ -100,7 +100,7 @@ def test_a_column_that_is_not_there_or_holds_something_else_is_named(tmp_path: P
     made, frames, schema = sites(tmp_path)
     rows = [load_rows(site).train for site in made.values()]
     encode = preprocessing_of(fit(schema, [moments_of(part, schema) for part in rows]))
-    with pytest.raises(ConfigurationError, match="not there: age. Give a data frame"):
+    with pytest.raises(ConfigurationError, match=r"not there: age\. Give a data frame"):
         encode.transform(frames["a"].drop(columns="age"))
     with pytest.raises(MixedTypes, match="column 'age'"):
         encode.transform(frames["a"].assign(age="old"))
