@@ -17,6 +17,8 @@ FEWEST = 5
 """Rows of a group, at least, whatever the site's policy allows."""
 DRAWS = 10
 """Draws of first centres for each restart, from which the best different ones are kept."""
+SAMPLE = 10_000
+"""Rows at most from which a site makes its groups; all are counted in them."""
 STEPS = 30
 """Steps of Lloyd's algorithm on the groups' means, and on a site's rows when it makes groups."""
 
@@ -39,8 +41,9 @@ def summary(
     and Practice", section 3.2: clusters of the weighted centres of parts are nearly those of all.
     """
     groups = max(1, min(GROUPS_A_CLUSTER * clusters, len(rows) // max(least, FEWEST)))
-    centers = plus_plus(rows, np.ones(len(rows)), groups, random)[None]
-    centers = _settled(rows, np.ones(len(rows)), centers)
+    some = rows if len(rows) <= SAMPLE else rows[random.choice(len(rows), SAMPLE, replace=False)]
+    weights = np.ones(len(some))
+    centers = _settled(some, weights, plus_plus(some, weights, groups, random)[None])
     found = cells(rows, centers, max(least, FEWEST))
     is_used = found.counts[0] > 0
     return found.sums[0][is_used] / found.counts[0][is_used, None], found.counts[0][is_used]
