@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 from sklearn.svm import LinearSVC
 
 from prefect_federated.errors import UpdateRejected
@@ -36,11 +37,13 @@ def sums(rows: Floats, label: Floats, classes: int, coef: Floats, c: float) -> d
         c: The loss's weight, C.
 
     Returns:
-        "loss" `(k,)`, "gradient" `(k, d + 1)`, "hessian" `(k, d + 1, d + 1)`.
+        "loss" `(k,)`, "gradient" `(k, d + 1)`, "hessian" `(k, (d + 1)(d + 2) / 2)`: the lower
+        triangles, row by row.
     """
     design = np.hstack([rows, np.ones((len(rows), 1))])
     k, width = coef.shape
-    loss, gradient, hessian = np.zeros(k), np.zeros((k, width)), np.zeros((k, width, width))
+    triangle = np.tril_indices(width)
+    loss, gradient, hessian = np.zeros(k), np.zeros((k, width)), np.zeros((k, len(triangle[0])))
     for j in range(k):
         sign = np.where(label == (1 if classes == 2 else j), 1.0, -1.0)
         short = 1 - sign * (design @ coef[j])
@@ -48,7 +51,7 @@ def sums(rows: Floats, label: Floats, classes: int, coef: Floats, c: float) -> d
         near = design[inside]
         loss[j] = c * np.square(short[inside]).sum()
         gradient[j] = -2 * c * near.T @ (sign[inside] * short[inside])
-        hessian[j] = 2 * c * near.T @ near
+        hessian[j] = (2 * c * near.T @ near)[triangle]
     return {"loss": loss, "gradient": gradient, "hessian": hessian}
 
 
@@ -117,7 +120,7 @@ class Newton:
         return Newton(new)
 
 
-def _step(s: dict[str, Floats], j: int, loss: Floats, gradient: Floats, hessian: Floats) -> None:
+def _step(s: dict[str, Floats], j: int, loss: Floats, gradient: Floats, lower: Floats) -> None:
     at = s["coef"][j]
     penalty = np.append(np.ones(len(at) - 1), 0.0)
     value = float(loss + 0.5 * np.sum(penalty * at**2))
@@ -130,8 +133,9 @@ def _step(s: dict[str, Floats], j: int, loss: Floats, gradient: Floats, hessian:
             s["done"][j], s["coef"][j] = 1, s["best"][j]
         return
     gradient = gradient + penalty * at
-    ridge = np.diag(np.maximum(penalty, _RIDGE))
-    step = np.linalg.solve(hessian + ridge, gradient)
+    hessian = np.diag(np.maximum(penalty, _RIDGE))
+    hessian[np.tril_indices(len(at))] += lower  # all that a Cholesky decomposition reads
+    step = cho_solve(cho_factor(hessian, lower=True), gradient)
     slope = float(gradient @ step)
     s["best"][j], s["value"][j], s["slope"][j] = at, value, -slope
     s["step"][j], s["halvings"][j] = step, 0
@@ -143,7 +147,7 @@ def _step(s: dict[str, Floats], j: int, loss: Floats, gradient: Floats, hessian:
 
 def _added(sites: Iterable[Mapping[str, Tensor]], shape: tuple[int, ...]) -> dict[str, Floats]:
     k, width = shape
-    shapes = {"loss": (k,), "gradient": (k, width), "hessian": (k, width, width)}
+    shapes = {"loss": (k,), "gradient": (k, width), "hessian": (k, width * (width + 1) // 2)}
     total = {name: np.zeros(its) for name, its in shapes.items()}
     for site in sites:
         for name, its in shapes.items():
