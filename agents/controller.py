@@ -24,7 +24,9 @@ from prefect_federated.flows.fedopt import fedopt
 from prefect_federated.flows.kmeans import kmeans
 from prefect_federated.flows.linear import linear
 from prefect_federated.flows.scaffold import scaffold
+from prefect_federated.flows.sklearn import sklearn
 from prefect_federated.flows.statistics import statistics
+from prefect_federated.flows.svm import svm
 
 BUILT_IN: "tuple[Flow[..., Any], ...]" = (
     fedavg,
@@ -36,6 +38,8 @@ BUILT_IN: "tuple[Flow[..., Any], ...]" = (
     statistics,
     linear,
     kmeans,
+    svm,
+    sklearn,
 )
 
 log = logging.getLogger("prefect_federated.controller")

@@ -97,7 +97,7 @@ def test_a_job_that_is_killed_goes_on_after_its_last_round(
     retried = svm.with_options(retries=1, retry_delay_seconds=0)
     with simulating(Simulation(cancer.SITES, 2, data, tmp_path / "state")):
         reference: Any = retried(dataset="cancer", label="benign", compare_alone=False)
-    model = load_fitted(reference.path)
+    model: Any = load_fitted(reference.path)
     assert written_before[:3] == [1, 2, 3]
     assert written_before[3] in (3, 4)  # at most the round whose snapshot was under way is lost
     np.testing.assert_array_equal(model[2].coef_, expected[2].coef_)

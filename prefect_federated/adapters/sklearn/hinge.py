@@ -109,7 +109,7 @@ class Newton:
         """Returns the state after the sites have answered at `coef`.
 
         Raises:
-            UpdateRejected: their numbers are not finite, or of other shapes.
+            UpdateRejected: their numbers are not finite, of other shapes, or no sums of squares.
         """
         total = _added(sites, self.coef.shape)
         new = {name: np.array(array) for name, array in self.state.items()}
@@ -135,7 +135,13 @@ def _step(s: dict[str, Floats], j: int, loss: Floats, gradient: Floats, lower: F
     gradient = gradient + penalty * at
     hessian = np.diag(np.maximum(penalty, _RIDGE))
     hessian[np.tril_indices(len(at))] += lower  # all that a Cholesky decomposition reads
-    step = cho_solve(cho_factor(hessian, lower=True), gradient)
+    try:
+        step = cho_solve(cho_factor(hessian, lower=True), gradient)
+    except np.linalg.LinAlgError as error:
+        raise UpdateRejected(
+            "the sites' Hessians together are not positive definite, as sums of squares are. Let "
+            "all sites run the same version of this package."
+        ) from error
     slope = float(gradient @ step)
     s["best"][j], s["value"][j], s["slope"][j] = at, value, -slope
     s["step"][j], s["halvings"][j] = step, 0

@@ -62,6 +62,8 @@ def test_a_site_whose_sums_do_not_fit_is_refused() -> None:
     good = sums(np.ones((3, 2)), np.zeros(3), 2, np.zeros((1, 3)), 1.0)
     with pytest.raises(UpdateRejected, match="hessian has shape"):
         Newton.start(2, 2).after([{**good, "hessian": np.zeros((1, 5))}])
+    with pytest.raises(UpdateRejected, match="not positive definite"):
+        Newton.start(2, 2).after([{**good, "hessian": np.full((1, 6), -9.0)}])
     with pytest.raises(UpdateRejected, match=r"gradient has shape .* or is not finite"):
         Newton.start(2, 2).after([{**good, "gradient": np.full((1, 3), np.nan)}])
 
