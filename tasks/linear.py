@@ -18,6 +18,7 @@ from prefect_federated.linear.gram import Gram
 from prefect_federated.linear.inference import Coefficient, shown, table
 from prefect_federated.linear.losses import Sums
 from prefect_federated.linear.newton import Newton
+from prefect_federated.linear.site import few_in
 from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.pipelines import (
@@ -50,6 +51,7 @@ LEAVES = {
     ),
 }
 """What leaves each site, for models of squares and for the others."""
+FEW_ROWS = "what it has sent tells more of a few rows than of others: those that have"
 
 
 class LinearJob(TabularJob):
@@ -139,6 +141,7 @@ class Linear:
         self._design = Design(self._encoding)
         self._rounds = 0 if kept is None else kept.round
         self._answered: Sequence[str] = sorted(self._tabular.columns)
+        self._few: dict[str, list[str]] = {}
         self._search: Newton | None = None
         self._fit: Fit | None = None
         if kept is not None:
@@ -200,7 +203,7 @@ class Linear:
                 "l1_ratio": model.l1_ratio,
             },
             leaves=LEAVES[model.loss == "squared"],
-            notes=missing_notes(self._tabular.columns, self._answered),
+            notes=self._notes(),
             tables={"Coefficients, in the features' own units": shown(rows, job.level)},
         )  # fmt: skip
         return LinearRef(
@@ -237,12 +240,17 @@ class Linear:
         )  # fmt: skip
         updates = [reply for reply in replies if isinstance(reply, Update)]
         self._answered = [update.site for update in updates]
+        self._few |= {update.site: few for update in updates if (few := few_in(update))}
         return updates
 
     def _config(self, **more: JsonValue) -> dict[str, JsonValue]:
         return self._tabular.config(
             encoding=self._encoding.to_json(), linear=self._model.to_json(), **more
         )
+
+    def _notes(self) -> list[str]:
+        few = [f"{site}: {FEW_ROWS} {', '.join(its)}" for site, its in sorted(self._few.items())]
+        return [*missing_notes(self._tabular.columns, self._answered), *few]
 
     def _new_search(self, rows: float) -> Newton:
         return search(self._model, self._design.names, rows)

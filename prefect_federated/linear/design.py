@@ -50,6 +50,24 @@ class Design:
         """Returns rows as "`(rows, n_columns)`"."""
         return self.encoding.transform(part.features)[:, self._kept()]
 
+    def few(self, part: Part, least: int) -> list[str]:
+        """Returns what fewer than `least` rows have, but some: a category, a value, a truth.
+
+        Sums over a column that only these rows have are sums of these rows.
+        """
+        found = []
+        for feature in self.encoding.features:
+            values = part.features[feature.name]
+            if feature.kind == "categorical":
+                counts = values.value_counts()
+                named = {f"{feature.name}={each}": counts[each] for each in feature.categories}
+            elif feature.kind == "boolean":
+                named = {f"{feature.name}={each}": (values == each).sum() for each in (0, 1)}
+            else:
+                named = {feature.name: values.notna().sum()}
+            found += [name for name, number in named.items() if 0 < number < least]
+        return found
+
     def _kept(self) -> list[int]:
         places: list[int] = []
         start = 0

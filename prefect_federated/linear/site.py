@@ -5,8 +5,9 @@ once or `newton` in each round, `evaluate` and `alone`. What leaves is in docs/l
 """
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from prefect_federated.errors import ConfigurationError, ModelUndetermined
+from prefect_federated.errors import ConfigurationError, ModelUndetermined, UpdateRejected
 from prefect_federated.executors import Site, executor
 from prefect_federated.linear.design import Design
 from prefect_federated.linear.fitting import Fit, Model, fit_gram, fit_newton, search
@@ -16,14 +17,17 @@ from prefect_federated.linear.rank import dependent
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.encoding import fit, moments_of
 from prefect_federated.tabular.question import TabularQuestion
-from prefect_federated.tabular.rows import Rows, describe, load_rows
+from prefect_federated.tabular.rows import Rows, describe, load_rows, policy_of
 from prefect_federated.tabular.schema import Schema
 from prefect_federated.tabular.scores import scores
 
 ROWS_A_COLUMN = 2
 """Training rows that a site must have for each encoded column, or sums could give them away."""
+FEW = "few"
+"""The blob in which a site says what few of its rows have."""
 ALONE_STEPS = 25
 """Newton's steps at most of the model that a site trains alone."""
+_NAMES = TypeAdapter(list[str])
 
 
 @executor
@@ -42,21 +46,21 @@ def moments(model: Tensors, site: Site) -> Update:
 @executor
 def gram(model: Tensors, site: Site) -> Update:
     """Returns the products of the training rows' columns about their means."""
-    rows, design = _rows(site)
+    rows, design, few = _rows(site)
     found = gram_of(design.matrix(rows.train), rows.train.label)
-    return Update(found.tensors(), weight=rows.train.rows)
+    return Update(found.tensors(), weight=rows.train.rows, blobs=few)
 
 
 @executor
 def newton(model: Tensors, site: Site) -> Update:
     """Returns gradient, curvature and deviance at the model's `coefficients`."""
-    rows, design = _rows(site)
+    rows, design, few = _rows(site)
     matrix, label = with_ones(design.matrix(rows.train)), rows.train.label
     if site.config.get("start") is True:
         found = first_sums(matrix, label)
     else:
         found = sums(_model(site).loss, matrix, label, model["coefficients"])
-    return Update(found.tensors(), weight=rows.train.rows)
+    return Update(found.tensors(), weight=rows.train.rows, blobs=few)
 
 
 @executor
@@ -134,11 +138,27 @@ def _measured(site: Site, rows: Rows, design: Design, coefficients: Floats) -> U
     return Update(metrics=metrics, metrics_weight=rows.test.rows)
 
 
-def _rows(site: Site) -> tuple[Rows, Design]:
-    """Returns the rows and how they are encoded.
+def few_in(update: Update) -> list[str]:
+    """Returns what few of a site's rows have, as the site has said it.
 
     Raises:
-        ConfigurationError: so few rows that their sums would give them away.
+        UpdateRejected: it has said something else.
+    """
+    try:
+        return _NAMES.validate_json(update.blobs.get(FEW, b"[]"))
+    except ValidationError as error:
+        raise UpdateRejected(
+            f"site {update.site!r}: its {FEW!r} is no list of names. Run the same version of "
+            "prefect-federated there."
+        ) from error
+
+
+def _rows(site: Site) -> tuple[Rows, Design, dict[str, bytes]]:
+    """Returns the rows, how they are encoded, and what few of them have, as a blob.
+
+    Raises:
+        ConfigurationError: so few rows that their sums would give them away, or few rows that have
+            something, and a `small_cell` in the site's own policy.
     """
     rows, design = load_rows(site), Design.of(site.config["encoding"])
     needed = ROWS_A_COLUMN * (len(design.names) + 1)
@@ -148,7 +168,18 @@ def _rows(site: Site) -> tuple[Rows, Design]:
             f"encoded columns and a label: sums of fewer than {needed} rows could give them away, "
             "so it sends none. Name fewer `features`, or leave the site out."
         )
-    return rows, design
+    policy = policy_of(site)
+    few = design.few(rows.train, policy.small_cell)
+    if few:
+        told = f"fewer than {policy.small_cell} training rows have {', '.join(few)}"
+        if "small_cell" in policy.model_fields_set:
+            raise ConfigurationError(
+                f"site {site.name!r}: {told}, and the site's own policy sets small_cell: it sends "
+                "no sums of so few. Name `features` without these."
+            )
+        if site.round <= 1:
+            site.log.warning("%s: what is sent tells more of these rows than of others", told)
+    return rows, design, {FEW: _NAMES.dump_json(few)} if few else {}
 
 
 def _schema(site: Site) -> Schema:

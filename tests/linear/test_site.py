@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from prefect_federated.errors import ConfigurationError
+from prefect_federated.errors import ConfigurationError, UpdateRejected
 from prefect_federated.executors import Site
+from prefect_federated.linear.design import Design
 from prefect_federated.linear.fitting import Model
-from prefect_federated.linear.site import alone, evaluate, gram, newton, predicted
-from prefect_federated.messages import JsonValue
+from prefect_federated.linear.site import alone, evaluate, few_in, gram, newton, predicted
+from prefect_federated.messages import JsonValue, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tabular.question import TabularQuestion
-from prefect_federated.tabular.rows import config_of
+from prefect_federated.tabular.rows import Part, config_of
 from prefect_federated.tabular.schema import Feature, Schema
 from tests.flows.tables import write_sites
 
@@ -98,3 +99,31 @@ def test_predictions_of_each_loss() -> None:
 def test_a_model_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="config 'linear' is no model"):
         Model.from_json({"family": "tree"})
+
+
+def test_what_few_rows_have_is_told_and_withheld_where_the_policy_says_so(tmp_path: Path) -> None:
+    site = site_of(tmp_path, "y", Model("least_squares"))
+    file = site.data / "train.csv"
+    rows = pd.read_csv(file)
+    rows.loc[3:, "flat"] = np.nan  # three values are left
+    rows.to_csv(file, index=False)
+    with pytest.raises(ConfigurationError, match="fewer than 5 training rows have flat, and the"):
+        gram({}, site)
+    own = site.data / "datasets.yaml"
+    own.write_text(own.read_text().replace("  small_cell: 5\n", ""))
+    assert few_in(gram({}, site)) == ["flat"]
+    with pytest.raises(UpdateRejected, match="its 'few' is no list of names"):
+        few_in(Update(blobs={"few": b"{}"}, site="x"))
+
+
+def test_few_rows_of_a_category_and_of_a_truth_are_found() -> None:
+    features = (
+        Feature(name="ward", kind="categorical", categories=("a", "b", "c")),
+        Feature(name="smokes", kind="boolean"),
+    )
+    encoding = Encoding(features, {"smokes": 0.5}, {"smokes": 0.0}, {"smokes": 1.0})
+    frame = pd.DataFrame({"ward": pd.Categorical(["a"] * 9 + ["b"], ["a", "b", "c"])})
+    frame["smokes"] = [1.0] * 8 + [0.0, np.nan]
+    part = Part(frame, np.zeros(10))
+    assert Design(encoding).few(part, 5) == ["ward=b", "smokes=0"]
+    assert Design(encoding).few(part, 0) == []
