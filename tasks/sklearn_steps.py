@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefect_federated.adapters.sklearn.bayes import merged
+from prefect_federated.adapters.sklearn.classes import path_of
 from prefect_federated.adapters.sklearn.learners import (
+    HOLDS_ROWS,
     Combination,
     averaged,
     combination,
@@ -64,6 +66,7 @@ class Learner:
             kept = self._state.extra["prepared"]
             self._encoding = Encoding.from_json(json.loads(bytes(kept["encoding"])))
         self._rounds = 0
+        self._notes: list[str] = []
 
     def alone(self) -> None:
         """Has each site train an estimator alone, for comparison."""
@@ -75,7 +78,16 @@ class Learner:
         replies = self._fed.broadcast(
             "sums", sites=self._sites, round=1, config=self._config(), same_tensors=False
         )
-        sums = [each.tensors for each in _sorted(replies)]
+        updates = _sorted(replies)
+        sums = [each.tensors for each in updates]
+        self._notes += [
+            f"{each.site} has left out rows of classes that have fewer there than its small_cell."
+            for each in updates
+            if each.tensors.get("left_out")
+        ]
+        missing = sorted(set(self._sites) - {each.site for each in updates})
+        if missing:
+            self._notes.append(f"The model is without the rows of {', '.join(missing)}.")
         numbers = np.arange(len(self._schema.classes), dtype=np.float64)
         return to_tensors(merged(self._new, sums, numbers))
 
@@ -99,7 +111,7 @@ class Learner:
         return self._tab.publish(
             self._saved(model), rounds=self._rounds,
             parameters={"estimator": job.estimator, "combine": self.way, **job.parameters},
-            leaves=self._leaves(),
+            leaves=self._leaves(), notes=self._notes,
         )  # fmt: skip
 
     def _check_allowed(self) -> None:
@@ -170,6 +182,8 @@ class Learner:
             "relay": "In each round the estimator that the site has trained, all of its state, to "
             "the server and the next site.",
         }[self.way]
+        if self._new is not None and path_of(self._new) in HOLDS_ROWS:
+            what += " It may be ROWS OF THE DATA."
         first = "Numbers, sums and squared deviations of the numeric columns."
         return [first, what, "Scores of models on the site's test rows."]
 

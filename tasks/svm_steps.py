@@ -15,7 +15,7 @@ from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
 from prefect_federated.adapters.sklearn.saved import fitted_of, from_tensors, to_tensors
 from prefect_federated.adapters.sklearn.voting import Calibrated, Vote, votes_of, with_names
 from prefect_federated.errors import ConfigurationError, UpdateRejected
-from prefect_federated.messages import JsonValue, Tensors, Update
+from prefect_federated.messages import JsonValue, Tensor, Tensors, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import State, restore, snapshot
@@ -120,15 +120,21 @@ class Svm:
 
         A snapshot is written after each of Newton's steps.
         """
-        kept = {"encoding": _bytes(self._encoding.to_json()), "gamma": np.array(self._gamma)}
         start = Newton.start(len(self._schema.classes), self._width).state
         state = self._state or State(start)
         newton, self._rounds = Newton(state.model), state.round
+        before = (
+            None if self._state is None else json.loads(bytes(state.extra["prepared"]["sites"]))
+        )
         while not newton.is_done and self._rounds < self._job.rounds:
             self._rounds += 1
             replies = self._ask("sums", {"coef": newton.coef}, self._rounds)
-            newton = newton.after(each.tensors for each in replies)
-            snapshot(State(newton.state, self._rounds, {"prepared": kept}))
+            there = [each.site for each in replies]
+            if before is not None and there != before:  # the sums are those of other rows
+                newton = newton.elsewhere()
+            newton, before = newton.after(each.tensors for each in replies), there
+            snapshot(State(newton.state, self._rounds, {"prepared": self._prepared(there)}))
+        self._note_missing(before or [])
         if not newton.is_done:
             self._notes.append(
                 f"The SVM had not reached the optimum after {self._rounds} rounds; give it more."
@@ -139,7 +145,9 @@ class Svm:
     def ensemble(self) -> Pipeline:
         """Returns the sites' own SVMs as one classifier."""
         self._rounds, members = 1, []
-        for each in self._ask("member", round=1):
+        replies = self._ask("member", round=1)
+        self._note_missing([each.site for each in replies])
+        for each in replies:
             fitted = from_tensors(each.tensors, f"site {each.site!r}")
             if not isinstance(fitted, Calibrated):
                 raise UpdateRejected(
@@ -153,6 +161,7 @@ class Svm:
         """Returns one SVM of all sites' support vectors."""
         self._rounds = 1
         replies = self._ask("support", round=1)
+        self._note_missing([each.site for each in replies])
         for each in replies:
             vectors, label = each.tensors.get("vectors"), each.tensors.get("label")
             if vectors is None or label is None or vectors.shape != (len(label), self._columns):
@@ -180,6 +189,19 @@ class Svm:
             fitted_of(whole), rounds=self._rounds, parameters=self._parameters(),
             leaves=self._leaves(), notes=self._notes,
         )  # fmt: skip
+
+    def _prepared(self, sites: list[str]) -> dict[str, Tensor]:
+        """Returns what a job that comes back needs beside Newton's state."""
+        return {
+            "encoding": _bytes(self._encoding.to_json()),
+            "gamma": np.array(self._gamma),
+            "sites": _bytes([*sites]),
+        }
+
+    def _note_missing(self, there: list[str]) -> None:
+        missing = sorted(set(self._tab.columns) - set(there))
+        if missing:
+            self._notes.append(f"The model is without the rows of {', '.join(missing)}.")
 
     def _in_features(self, model: BaseEstimator) -> Pipeline:
         job = self._job

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from prefect_federated import simulate
 from prefect_federated.adapters.sklearn.learning import Learning
 from prefect_federated.adapters.sklearn.saved import load
-from prefect_federated.errors import ConfigurationError, SnapshotCorrupt
+from prefect_federated.errors import ConfigurationError, QuorumNotReached, SnapshotCorrupt
 from prefect_federated.flows.sklearn import sklearn
 from prefect_federated.messages import JsonValue
 from prefect_federated.tabular.saved import load_fitted
@@ -54,6 +54,14 @@ def loaded(reference: FittedRef) -> Pipeline:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train, test = cancer.frames()
     return cancer.write(tmp_path_factory.mktemp("data"), cancer.divided(train), test)
+
+
+@pytest.fixture(scope="module")
+def open_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train, test = cancer.frames()
+    return cancer.write(
+        tmp_path_factory.mktemp("open"), cancer.divided(train), test, raw_rows=cancer.SITES
+    )
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +171,7 @@ def test_a_job_that_is_killed_goes_on_after_its_last_round(
     np.testing.assert_array_equal(model[1].coef_, expected[1].coef_)
 
 
-def test_a_regressor_of_values_and_clusters_without_a_label(data: Path) -> None:
+def test_a_regressor_of_values_and_clusters_without_a_label(data: Path, open_data: Path) -> None:
     test = cancer.frames()[1]
     reference = run(
         data, estimator="sklearn.linear_model.SGDRegressor", objective="regression",
@@ -171,13 +179,32 @@ def test_a_regressor_of_values_and_clusters_without_a_label(data: Path) -> None:
         parameters={"random_state": 0, "eta0": 0.01},
     )  # fmt: skip
     assert reference.metrics["r2"] > 0.9
-    reference = run(
-        data, estimator="sklearn.cluster.MiniBatchKMeans", objective="none", label=None,
-        features=[*COLUMNS], rounds=2, batch_size=60,
-        parameters={"n_clusters": 2, "random_state": 0, "n_init": 1},
-    )  # fmt: skip
+    clusters: dict[str, JsonValue] = {
+        "estimator": "sklearn.cluster.MiniBatchKMeans", "objective": "none", "label": None,
+        "features": [*COLUMNS], "rounds": 2, "batch_size": 60,
+        "parameters": {"n_clusters": 2, "random_state": 0, "n_init": 1},
+    }  # fmt: skip
+    with pytest.raises(QuorumNotReached, match=r"may be rows of the data.*Take the flow 'kmeans'"):
+        run(data, **clusters)
+    reference = run(open_data, **clusters)
     assert set(loaded(reference).predict(test[COLUMNS])) == {0, 1}
     assert "score" in reference.metrics
+    told = json.loads((Path(reference.path) / "card.json").read_text())
+    assert any("ROWS OF THE DATA" in line for line in told["leaves"])
+
+
+def test_a_class_of_few_rows_is_left_out_of_the_sums_and_the_card_says_so(tmp_path: Path) -> None:
+    train, test = cancer.frames()
+    parts = cancer.divided(train)
+    sick = parts["b"][parts["b"]["benign"] == 0]
+    parts["b"] = pd.concat([parts["b"][parts["b"]["benign"] == 1], sick.iloc[:1]])
+    data = cancer.write(tmp_path, parts, test)
+    reference = run(data, estimator=BAYES + "GaussianNB", scale=False)
+    used = pd.concat([parts["a"], parts["b"].iloc[:-1], parts["c"]])
+    expected = GaussianNB().fit(used[COLUMNS].to_numpy(), used["benign"])
+    np.testing.assert_allclose(loaded(reference)[1].theta_, expected.theta_, rtol=1e-10)
+    notes = json.loads((Path(reference.path) / "card.json").read_text())["notes"]
+    assert any(note.startswith("b has left out rows of classes") for note in notes)
 
 
 def test_a_site_with_one_class_takes_part(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from prefect_federated import simulate
+from prefect_federated import Site, executor, simulate
 from prefect_federated.adapters.sklearn import svm as site_tasks
 from prefect_federated.adapters.sklearn.hinge import fit
 from prefect_federated.errors import ConfigurationError
@@ -103,6 +103,28 @@ def test_a_job_that_is_killed_goes_on_after_its_last_round(
     np.testing.assert_array_equal(model[2].coef_, expected[2].coef_)
 
 
+def test_without_a_site_it_goes_on_to_the_optimum_of_the_others_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, train, _ = written(tmp_path)
+    original = site_tasks.sums
+
+    @executor
+    def sums(model: Tensors, site: Site) -> Update:
+        if site.name == "b" and site.round >= 3:
+            raise OSError("the disk is gone")
+        return original(model, site)
+
+    monkeypatch.setattr(site_tasks, "sums", sums)
+    reference, model = run(data, quorum=0.6)
+    parts = cancer.divided(train)
+    rows = pd.concat([parts["a"], parts["c"]])
+    label = rows["benign"].to_numpy(dtype=np.float64)
+    expected = fit(model[:2].transform(rows[COLUMNS]), label, 2, 1.0)
+    np.testing.assert_allclose(model[2].coef_, expected[:, :-1], rtol=0, atol=1e-7)
+    assert "The model is without the rows of b." in card(reference)["notes"]
+
+
 def test_pooled_support_vectors_come_near_the_pooled_svm(tmp_path: Path) -> None:
     data, train, test = written(tmp_path, raw_rows=cancer.SITES)
     reference, model = run(data, method="support_vectors", share_support_vectors=True)
@@ -164,16 +186,12 @@ def _noting(kind: str, sent: list[str], original: Any) -> Any:
         sent.append(kind)
         return original(model, site)  # type: ignore[no-any-return]
 
-    from prefect_federated import executor
-
     return executor(noted)
 
 
 def test_a_site_checks_itself_that_its_rows_may_leave(tmp_path: Path) -> None:
     """A server that asks for them nevertheless gets none."""
     data, _, _ = written(tmp_path, raw_rows=["a"])
-    from prefect_federated.executors import Site
-
     for name, shared in (("b", True), ("a", False)):
         config: dict[str, JsonValue] = {
             "tabular": {"dataset": "cancer", "label": "benign", "objective": "binary"},

@@ -105,6 +105,13 @@ class Newton:
         """Whether no class gets better any more."""
         return bool(np.asarray(self.state["done"]).all())
 
+    def elsewhere(self) -> "Newton":
+        """Returns the state for other rows, such as without a site: it goes on from where it is."""
+        zeros = np.zeros(len(self.coef))
+        infinite = np.full(len(self.coef), np.inf)
+        changed = {"value": infinite, "slope": zeros, "halvings": zeros, "done": zeros}
+        return Newton({**self.state, **changed})
+
     def after(self, sites: Iterable[Mapping[str, Tensor]]) -> "Newton":
         """Returns the state after the sites have answered at `coef`.
 

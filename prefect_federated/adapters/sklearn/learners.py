@@ -29,6 +29,10 @@ AVERAGED: Mapping[str, tuple[str, ...]] = {
 """Estimators whose average over sites is one of them again; the attributes that are averaged."""
 
 
+HOLDS_ROWS = frozenset({"sklearn.cluster.MiniBatchKMeans"})
+"""Estimators whose state may be rows of the data: its centres begin as rows, and some stay so."""
+
+
 def make(path: str, parameters: Mapping[str, JsonValue], allow: Collection[str] = ()) -> Any:
     """Returns a new estimator.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from prefect_federated.adapters.sklearn.bayes import site_sums
 from prefect_federated.adapters.sklearn.classes import path_of
-from prefect_federated.adapters.sklearn.learners import learn, make, with_classes
+from prefect_federated.adapters.sklearn.learners import HOLDS_ROWS, learn, make, with_classes
 from prefect_federated.adapters.sklearn.measuring import (
     Encoded,
     encoded,
@@ -29,7 +29,7 @@ from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, TaskFunction
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.encoding import Encoding
-from prefect_federated.tabular.rows import describe
+from prefect_federated.tabular.rows import allows_raw_rows, describe, policy_of
 
 
 class Learning:
@@ -65,15 +65,30 @@ class Learning:
         return Update()
 
     def sums(self, model: Tensors, site: Site) -> Update:
-        """Returns the site's sums by class, of which naive Bayes is made."""
-        here = encoded(site)
-        sums = site_sums(self._new(site), here.train, here.label, here.classes)
-        return Update(sums, weight=len(here.label))
+        """Returns the site's sums by class, of which naive Bayes is made.
+
+        Rows of a class with fewer rows than the policy's `small_cell` are left out: the mean of one
+        row is that row.
+        """
+        here, least = encoded(site), policy_of(site).small_cell
+        counts = np.bincount(here.label.astype(int), minlength=here.classes)
+        kept = (counts >= least)[here.label.astype(int)]
+        sums = site_sums(self._new(site), here.train[kept], here.label[kept], here.classes)
+        return Update({**sums, "left_out": np.array(not kept.all())}, weight=len(here.label))
 
     def train(self, model: Tensors, site: Site) -> Update:
-        """Returns the estimator after the job's local epochs on the site's rows."""
-        here = encoded(site)
-        fitted = self._learn(self._given(model, site), here, site, site.round)
+        """Returns the estimator after the job's local epochs on the site's rows.
+
+        Raises:
+            ConfigurationError: it may hold rows, and the dataset's policy lets none leave.
+        """
+        given, here = self._given(model, site), encoded(site)
+        if path_of(given) in HOLDS_ROWS and not allows_raw_rows(site):
+            raise ConfigurationError(
+                f"the state of {path_of(given)} may be rows of the data, and the dataset's policy "
+                "at this site does not say raw_rows: true; it sends none. Take the flow 'kmeans'."
+            )
+        fitted = self._learn(given, here, site, site.round)
         metrics = measured(fitted, here.test, here.test_label, here.classes)
         return Update(
             to_tensors(fitted, self._allow), len(here.train), metrics,

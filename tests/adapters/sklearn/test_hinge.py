@@ -58,6 +58,21 @@ def test_a_site_with_one_class_counts_in_the_sums() -> None:
     np.testing.assert_allclose(coef, fit(rows, label.astype(float), 2, 1.0), rtol=1e-8, atol=1e-9)
 
 
+def test_without_one_of_the_sites_it_ends_at_the_optimum_of_the_others() -> None:
+    rows, label = load_breast_cancer(return_X_y=True)
+    rows, label = StandardScaler().fit_transform(rows), label.astype(float)
+    newton, there = Newton.start(2, 30), parts(len(rows))
+    for number in range(60):
+        if number == 4:
+            newton, there = newton.elsewhere(), there[:2]
+        newton = newton.after(sums(rows[p], label[p], 2, newton.coef, 1.0) for p in there)
+        if number >= 4 and newton.is_done:
+            break
+    end = there[-1].stop
+    expected = fit(rows[:end], label[:end], 2, 1.0)
+    np.testing.assert_allclose(newton.best, expected, rtol=1e-8, atol=1e-9)
+
+
 def test_a_site_whose_sums_do_not_fit_is_refused() -> None:
     good = sums(np.ones((3, 2)), np.zeros(3), 2, np.zeros((1, 3)), 1.0)
     with pytest.raises(UpdateRejected, match="hessian has shape"):
