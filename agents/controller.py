@@ -27,6 +27,8 @@ from prefect_federated.flows.scaffold import scaffold
 from prefect_federated.flows.sklearn import sklearn
 from prefect_federated.flows.statistics import statistics
 from prefect_federated.flows.svm import svm
+from prefect_federated.flows.xgboost_bagging import xgboost_bagging
+from prefect_federated.flows.xgboost_cyclic import xgboost_cyclic
 
 BUILT_IN: "tuple[Flow[..., Any], ...]" = (
     fedavg,
@@ -36,6 +38,8 @@ BUILT_IN: "tuple[Flow[..., Any], ...]" = (
     cyclic,
     fedbuff,
     statistics,
+    xgboost_bagging,
+    xgboost_cyclic,
     linear,
     kmeans,
     svm,

@@ -13,12 +13,13 @@ from prefect_federated.messages import SiteFailure
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import takes
 from prefect_federated.tasks.tabular import FittedRef
-from prefect_federated.tasks.tree_rounds import TreeJob, TreeRounds
+from prefect_federated.tasks.tree_job import TreeJob
+from prefect_federated.tasks.tree_rounds import TreeRounds
 
 LEAVES = (
     "Its trees: the columns and values at which they split, and for each node the sum of the "
-    "second derivatives of the loss over the rows there, and the gain. Values of numeric columns "
-    "at splits lie between values of single rows.",
+    "second derivatives of the loss over the rows there, and the gain. The values at splits are "
+    "those of single rows, or near them.",
     "The number of its training rows, and metrics of its test rows.",
 )
 
@@ -50,5 +51,5 @@ def xgboost_bagging(job: XGBoostBaggingJob) -> FittedRef:
             grown = [Grown.of(each) for each in replies if not isinstance(each, SiteFailure)]
             trees.measured(replies.report.metrics if replies.report else {})
             forest.append(grown, trees.features)
-            trees.done(forest.tensors())
+            trees.done(forest.tensors(), [each.site for each in grown])
         return trees.finish(LEAVES)

@@ -9,16 +9,18 @@ from typing import Literal
 from prefect import flow
 from pydantic import Field
 
+from prefect_federated.messages import SiteFailure
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import takes
 from prefect_federated.tasks.relay import OnMissing
 from prefect_federated.tasks.tabular import FittedRef
-from prefect_federated.tasks.tree_rounds import TreeJob, TreeRounds
+from prefect_federated.tasks.tree_job import TreeJob
+from prefect_federated.tasks.tree_rounds import TreeRounds
 
 LEAVES = (
     "Its trees, within the model that goes on to the next site: the columns and values at which "
     "they split, and for each node the sum of the second derivatives of the loss over the rows "
-    "there, and the gain. Values of numeric columns at splits lie between values of single rows.",
+    "there, and the gain. The values at splits are those of single rows, or near them.",
     "The number of its training rows, and metrics of its test rows.",
 )
 
@@ -55,7 +57,6 @@ def xgboost_cyclic(job: XGBoostCyclicJob) -> FittedRef:
                 "train", trees.state.model, sites=trees.chosen, round=number, order=job.order,
                 on_missing=job.on_missing, config=trees.config(), same_tensors=False,
             )  # fmt: skip
-            for reply in relay:
-                del reply  # the next site has its model
-            trees.done(trees.checked(relay.model))
+            answered = [each.site for each in relay if not isinstance(each, SiteFailure)]
+            trees.done(trees.checked(relay.model), answered)
         return trees.finish(LEAVES)

@@ -20,7 +20,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, Field, JsonValue
 
-from prefect_federated.errors import ConfigurationError, QuorumNotReached, SnapshotFailed
+from prefect_federated.errors import (
+    ConfigurationError,
+    QuorumNotReached,
+    SitesDisagree,
+    SnapshotFailed,
+)
 from prefect_federated.messages import SiteFailure, Tensors, Update
 from prefect_federated.tabular.card import ModelCard, SiteCard
 from prefect_federated.tabular.encoding import Encoding, fit
@@ -183,6 +188,22 @@ class Tabular:
         for note in self._schema.notes:
             get_run_logger().info("%s", note)
         return self._schema
+
+    def go_on_with(self, schema: Schema) -> None:
+        """Takes the schema of a snapshot in place of the one that the sites agree on now.
+
+        A site that is away now may have named categories that no other has.
+
+        Raises:
+            SitesDisagree: a column of the snapshot is not at all sites any more.
+        """
+        lost = [name for name in schema.names if name not in self.schema.names]
+        if lost:
+            raise SitesDisagree(
+                f"the job's model so far splits column {lost[0]!r}, which not all sites have any "
+                "more. Bring it back there, or start a new job."
+            )
+        self._schema = schema
 
     def config(self, **more: JsonValue) -> dict[str, JsonValue]:
         """Returns the config that every later call to the sites takes."""

@@ -1,10 +1,10 @@
-"""What jobs that grow trees share: parameters, the first score, rounds, early stopping, the end.
+"""What jobs that grow trees share: the first score, rounds, early stopping, the end.
 
     with federation(job) as fed:
-        trees = TreeRounds(fed, job, "bagging")
+        trees = TreeRounds(fed, job)
         for number in trees:
             ...                       # ask the sites
-            trees.done(model, metrics)
+            trees.done(model, answered)
         return trees.finish(leaves)
 
 Early stopping looks at training rows that each site holds out for it: test rows are only measured
@@ -12,93 +12,49 @@ at the end, so that what the card says of them was not chosen by them.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from prefect.logging import get_run_logger
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from prefect_federated.adapters.xgboost.merge import BOOSTER, ROUNDS, check, empty
 from prefect_federated.adapters.xgboost.parameters import (
     STOPS_BY,
-    Mode,
-    Objective,
     first_score,
     resolve,
 )
-from prefect_federated.errors import ConfigurationError
-from prefect_federated.messages import Tensor, Tensors, Update
+from prefect_federated.messages import Tensors, Update
+from prefect_federated.tabular.schema import Schema
 from prefect_federated.tabular.scores import is_better
 from prefect_federated.tasks.choosing import Draw
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import State, restore, snapshot
-from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
+from prefect_federated.tasks.tabular import FittedRef, Tabular
+from prefect_federated.tasks.tree_job import TreeJob
 
 VALIDATION = "val_"
-_BASE = "base_score"
 _PROGRESS = "progress"
 
 
-class TreeJob(TabularJob):
-    """The parameters of a job that grows trees in rounds."""
+class Progress(BaseModel):
+    """What a job that grows trees must know to go on, beside its model.
 
-    mode: ClassVar[Mode]
+    Args:
+        schema_: The columns that its trees split; sites that are away now may have named others.
+        base_score: The prediction that all trees start from.
+        values: The metric of early stopping after each round; NaN where no site has measured it.
+        ends: Boosting rounds in the model after each round.
+        answered: Site -> rounds in which its trees came.
+    """
 
-    label: str = Field(description="Column to predict.")
-    objective: Objective = Field(
-        default="binary",
-        description="What the label is: one of two classes, or of several; a number; a count; or "
-        "how well a row answers its query.",
-    )
-    group: str | None = Field(
-        default=None, description="Column with each row's query, for objective 'ranking'."
-    )
-    rounds: int = Field(default=20, ge=1, le=100_000, description="Rounds to train.")
-    trees_per_round: int = Field(
-        default=1,
-        ge=1,
-        le=1000,
-        description="Trees that a site grows one upon the other in a round (of each class).",
-    )
-    max_depth: int = Field(
-        default=6, ge=0, le=30, description="Levels of a tree; 0 for no limit, with max_leaves."
-    )
-    eta: float = Field(default=0.3, gt=0, le=1, description="Learning rate.")
-    xgboost: dict[str, JsonValue] = Field(
-        default={},
-        description='Further parameters of XGBoost\'s, such as {"subsample": 0.8, "lambda": 2}.',
-    )
-    early_stopping_rounds: int | None = Field(
-        default=None,
-        ge=1,
-        description="End the job after so many rounds in which the federation's model has not "
-        "become better, and keep the best one; if empty, all rounds are done.",
-    )
-    validation_share: float = Field(
-        default=0.2,
-        gt=0,
-        lt=1,
-        description="Share of each site's training rows that early stopping looks at; without it, "
-        "all are trained on.",
-    )
-    explain: bool = Field(
-        default=True,
-        description="At the end, have the sites say what each column adds to predictions (means "
-        "of SHAP values; no row leaves), for a picture.",
-    )
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
-    @model_validator(mode="after")
-    def _parameters_are_known(self) -> "TreeJob":
-        resolve(
-            self.mode, self.objective, self.xgboost, classes=3, eta=self.eta,
-            max_depth=self.max_depth,
-        )  # fmt: skip
-        if self.objective == "ranking" and self.group is None:
-            raise ConfigurationError(
-                "objective 'ranking' needs the column of each row's query; name it as `group`."
-            )
-        return self
+    schema_: Schema
+    base_score: float
+    values: list[float] = []
+    ends: list[int] = []
+    answered: dict[str, int] = {}
 
 
 class TreeRounds:
@@ -118,24 +74,26 @@ class TreeRounds:
         self.tabular = Tabular(
             fed, job, objective=job.objective, needs=("xgboost",), group=job.group
         )
-        schema = self.tabular.agree()
-        self.features = len(schema.features)
-        """Columns that trees may split."""
-        self._metric = STOPS_BY[job.objective]
+        self.tabular.agree()
         restored = restore()
         self.state = State(model=empty()) if restored is None else restored
         """The job after the last round that is done."""
-        progress = self.state.extra.get(_PROGRESS, {})
-        self._values: list[float] = [float(each) for each in progress.get("values", ())]
-        self._ends: list[int] = [int(each) for each in progress.get("ends", ())]  # boosting rounds
-        score = float(progress[_BASE][0]) if _BASE in progress else self._first_score()
-        self._score = score
+        kept = self.state.extra.get(_PROGRESS)
+        if kept is None:
+            self._progress = Progress(schema_=self.tabular.schema, base_score=self._first_score())
+        else:
+            self._progress = Progress.model_validate_json(kept[_PROGRESS].tobytes())
+            self.tabular.go_on_with(self._progress.schema_)
+        schema = self.tabular.schema
+        self.features = len(schema.features)
+        """Columns that trees may split."""
+        self._metric = STOPS_BY[job.objective]
         self.parameters: dict[str, JsonValue] = {
             **resolve(
                 job.mode, job.objective, job.xgboost, classes=len(schema.classes), eta=job.eta,
                 max_depth=job.max_depth,
             ),
-            _BASE: score,
+            "base_score": self._progress.base_score,
         }  # fmt: skip
         """XGBoost's parameters at all sites."""
 
@@ -152,11 +110,11 @@ class TreeRounds:
     @property
     def best(self) -> int:
         """The round whose model is kept: the best by the held-out rows, or the last."""
-        if not self.stops_early or not any(math.isfinite(each) for each in self._values):
+        if not self.stops_early or not any(math.isfinite(each) for each in self._progress.values):
             return self.state.round
         best = 0
-        for place, value in enumerate(self._values):
-            was = self._values[best]
+        for place, value in enumerate(self._progress.values):
+            was = self._progress.values[best]
             if math.isfinite(value) and (
                 not math.isfinite(was) or is_better(self._metric, value, was)
             ):
@@ -180,7 +138,8 @@ class TreeRounds:
         return self.tabular.config(
             parameters=self.parameters,
             steps=self.job.trees_per_round,
-            rounds=self.job.rounds * self.job.trees_per_round,
+            rounds=self._most_boosted(),
+            early_stopping_rounds=self.job.early_stopping_rounds or 0,
             validation_share=self.job.validation_share if self.stops_early else 0.0,
         )
 
@@ -190,12 +149,12 @@ class TreeRounds:
         Args:
             metrics: Means over the sites, weighted by held-out rows: names begin with "val_".
         """
-        if self.stops_early and len(self._values) < self.state.round:
-            self._values.append(metrics.get(VALIDATION + self._metric, math.nan))
+        if self.stops_early and len(self._progress.values) < self.state.round:
+            self._progress.values.append(metrics.get(VALIDATION + self._metric, math.nan))
 
     def validate(self) -> None:
         """Has the sites measure the model on the rows that are held out for early stopping."""
-        if not self.stops_early or len(self._values) >= self.state.round:
+        if not self.stops_early or len(self._progress.values) >= self.state.round:
             return
         replies = self.fed.broadcast(
             "validate", self.state.model, sites=self.chosen, round=self.state.round,
@@ -213,19 +172,23 @@ class TreeRounds:
         """
         return check(model, self.features)
 
-    def done(self, model: Tensors) -> None:
+    def done(self, model: Tensors, answered: Iterable[str]) -> None:
         """Ends a round with its new model, and begins to write it as a snapshot.
+
+        Args:
+            model: The global model after the round.
+            answered: The sites whose trees are in it.
 
         Raises:
             SnapshotFailed: the snapshot before could not be written.
             StaleController: a newer attempt of the job has taken over.
         """
-        self._ends.append(len(model[ROUNDS]))
-        progress: dict[str, Tensor] = {
-            _BASE: np.array([self._score]), "values": np.array(self._values, float),
-            "ends": np.array(self._ends, np.int64),
-        }  # fmt: skip
-        self.state = State(model, self.number, {_PROGRESS: progress})
+        progress = self._progress
+        progress.ends.append(len(model[ROUNDS]))
+        for site in answered:
+            progress.answered[site] = progress.answered.get(site, 0) + 1
+        kept = np.frombuffer(progress.model_dump_json().encode(), np.uint8)
+        self.state = State(model, self.number, {_PROGRESS: {_PROGRESS: kept}})
         snapshot(self.state)
 
     def finish(self, leaves: Sequence[str], notes: Sequence[str] = ()) -> FittedRef:
@@ -242,16 +205,16 @@ class TreeRounds:
 
         self.validate()
         kept = self.best
-        rounds = self._ends[kept - 1]
+        rounds = self._progress.ends[kept - 1]
         fitted = save(self.state.model[BOOSTER], rounds)
         model = {**self.state.model, BOOSTER: np.frombuffer(fitted.files[MODEL], np.uint8)}
-        model[ROUNDS] = self.state.model[ROUNDS][:rounds]
+        model[ROUNDS] = model[ROUNDS][:rounds]
         config = self.config()
         self.tabular.evaluate(model, **config)
         self.tabular.alone(**config)
-        told = list(notes)
+        told = [*notes, *self._missing()]
         if self.stops_early:
-            values = ", ".join(f"{value:.5g}" for value in self._values)
+            values = ", ".join(f"{value:.5g}" for value in self._progress.values)
             told.append(
                 f"Early stopping by {self._metric} of {self.job.validation_share:.0%} of each "
                 f"site's training rows, which no tree was grown on: round {kept} of "
@@ -266,6 +229,21 @@ class TreeRounds:
             pictures=self._pictures(model, config),
             notes=told,
         )
+
+    def _most_boosted(self) -> int:
+        """Returns how often one row's prediction may be boosted in all."""
+        visits = len(self.tabular.columns) if self.job.mode == "cyclic" else 1
+        return self.job.rounds * self.job.trees_per_round * visits
+
+    def _missing(self) -> list[str]:
+        answered, rounds = self._progress.answered, self.state.round
+        sites = sorted(answered.keys() | self.tabular.columns.keys())
+        return [
+            f"{site} has grown trees in {answered.get(site, 0)} of {rounds} rounds"
+            + ("." if site in self.tabular.columns else ", and was away at the end.")
+            for site in sites
+            if answered.get(site, 0) < rounds or site not in self.tabular.columns
+        ]
 
     def _explanations_leave(self) -> list[str]:
         told = ["The sum and the number of its labels, by which all trees start from one score."]
@@ -316,6 +294,6 @@ class TreeRounds:
     def _goes_on(self) -> bool:
         if self.job.mode == "cyclic":  # elsewhere the sites measure before they train
             self.validate()
-        patience = self.job.early_stopping_rounds
-        is_enough = patience is not None and len(self._values) - self.best >= patience
+        values, patience = self._progress.values, self.job.early_stopping_rounds
+        is_enough = patience is not None and len(values) - self.best >= patience
         return self.state.round < self.job.rounds and not is_enough

@@ -70,14 +70,25 @@ def evaluate(model: Tensors, site: Site) -> Update:
 
 @executor
 def alone(model: Tensors, site: Site) -> Update:
-    """Trains a model of the site's own rows only, with the same parameters, and measures it."""
+    """Trains a model of the site's own rows only, with the same parameters, and measures it.
+
+    It may boost as often as the federation's model, and stops early as that does.
+    """
     import xgboost
 
     given = {k: v for k, v in parameters(site).items() if k != "base_score"}
-    rounds = int(site.number("rounds", 1))
-    return tested(
-        xgboost.train({**given, "seed": seed_of(site)}, matrices(site).train, rounds), site
-    )
+    parts, threads = matrices(site).fitted, threads_of(site)
+    # the kept matrices hold the federation's margins
+    rows = matrix(parts["train"], threads)
+    patience, more = int(site.number("early_stopping_rounds", 0)), {}
+    if patience and "validation" in parts:
+        held_out = matrix(parts["validation"], threads)
+        more = {"evals": [(held_out, "heldout")], "early_stopping_rounds": patience}
+    own = xgboost.train(
+        {**given, "seed": seed_of(site)}, rows, int(site.number("rounds", 1)),
+        verbose_eval=False, **more,
+    )  # fmt: skip
+    return tested(own[: own.best_iteration + 1] if more else own, site)
 
 
 @executor
@@ -86,8 +97,9 @@ def explain(model: Tensors, site: Site) -> Update:
 
     `absolute`, `(columns,)`: the mean size of what a column adds (SHAP). `signed`,
     `(columns, PIECES)`: its mean over the rows with the lowest fifth of the column's values, the
-    next, and so on; NaN where such a part has fewer rows than the site's policy asks for, of
-    categories, and of more than two classes. `rows`, `(1,)`: how many; 0 where they are too few.
+    next, and so on; 0 where `told`, `(columns, PIECES)`, is 0: where such a part has fewer rows
+    than the site's policy asks for, of categories, and of more than two classes. `rows`, `(1,)`:
+    how many; 0 where they are too few.
 
     Source: Lundberg et al. 2020, "From local explanations to global understanding with explainable
     AI for trees", TreeSHAP.
@@ -96,8 +108,8 @@ def explain(model: Tensors, site: Site) -> Update:
     names = list(part.features)
     if part.rows < least:
         return Update({
-            "absolute": np.zeros(len(names)), "signed": np.full((len(names), PIECES), np.nan),
-            "rows": np.zeros(1),
+            "absolute": np.zeros(len(names)), "signed": np.zeros((len(names), PIECES)),
+            "told": np.zeros((len(names), PIECES), np.uint8), "rows": np.zeros(1),
         })  # fmt: skip
     if part.rows > MOST_EXPLAINED:
         random = np.random.default_rng(site.seed)
@@ -112,7 +124,8 @@ def explain(model: Tensors, site: Site) -> Update:
                 signed[place] = by_value(part.features[name].to_numpy(), added[:, place], least)
     size = np.abs(added).mean(axis=0)
     return Update({
-        "absolute": size if size.ndim == 1 else size.sum(axis=0), "signed": signed,
+        "absolute": size if size.ndim == 1 else size.sum(axis=0), "signed": np.nan_to_num(signed),
+        "told": np.isfinite(signed).astype(np.uint8),
         "rows": np.array([float(part.rows)]),
     })  # fmt: skip
 

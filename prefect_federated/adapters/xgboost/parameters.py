@@ -30,19 +30,6 @@ STOPS_BY: Mapping[str, str] = {
 }
 """What the label is -> the metric of early stopping."""
 
-_KNOWN = frozenset(
-    """objective max_depth eta learning_rate gamma min_split_loss min_child_weight max_delta_step
-    subsample sampling_method colsample_bytree colsample_bylevel colsample_bynode lambda reg_lambda
-    alpha reg_alpha tree_method scale_pos_weight grow_policy max_leaves max_bin num_parallel_tree
-    monotone_constraints interaction_constraints max_cat_to_onehot max_cat_threshold huber_slope
-    lambdarank_pair_method lambdarank_num_pair_per_sample lambdarank_normalization
-    lambdarank_score_normalization lambdarank_unbiased lambdarank_bias_norm ndcg_exp_gain
-    sketch_ratio refresh_leaf process_type updater booster multi_strategy device nthread n_jobs
-    verbosity seed random_state seed_per_iteration base_score num_class eval_metric
-    disable_default_eval_metric validate_parameters rate_drop one_drop skip_drop sample_type
-    normalize_type feature_selector top_k n_estimators num_boost_round early_stopping_rounds
-    max_cached_hist_node debug_synchronize""".split()
-)
 _ALIASES = {"learning_rate": "eta", "reg_lambda": "lambda", "reg_alpha": "alpha",
             "min_split_loss": "gamma", "n_jobs": "nthread", "random_state": "seed"}  # fmt: skip
 _TREES = "this federation trains boosted trees (gbtree)"
@@ -85,6 +72,17 @@ _BY_MODE: Mapping[str, Mapping[str, str]] = {
         "num_parallel_tree": "a round has one tree for each class",
     },
 }
+_TRAINING = frozenset({
+    "objective", "max_depth", "eta", "learning_rate", "gamma", "min_split_loss",
+    "min_child_weight", "max_delta_step", "subsample", "sampling_method", "colsample_bytree",
+    "colsample_bylevel", "colsample_bynode", "lambda", "reg_lambda", "alpha", "reg_alpha",
+    "tree_method", "scale_pos_weight", "grow_policy", "max_leaves", "max_bin",
+    "num_parallel_tree", "monotone_constraints", "interaction_constraints", "max_cat_to_onehot",
+    "max_cat_threshold", "huber_slope", "lambdarank_pair_method",
+    "lambdarank_num_pair_per_sample", "lambdarank_normalization",
+    "lambdarank_score_normalization", "ndcg_exp_gain", "sketch_ratio", "booster",
+})  # fmt: skip
+"""XGBoost's parameters of training that some mode takes."""
 _METHODS: Mapping[str, Sequence[str]] = {
     "bagging": ("auto", "hist", "exact", "approx"),
     "cyclic": ("auto", "hist", "exact", "approx"),
@@ -158,8 +156,8 @@ def first_score(objective: str, count: float, total: float) -> float:
 
 
 def _check(mode: Mode, objective: str, name: str, plain: str, value: JsonValue) -> None:
-    if plain not in _KNOWN:
-        known = sorted(_KNOWN - set(_REFUSED))
+    if plain not in _TRAINING and plain not in _REFUSED:
+        known = sorted(_TRAINING)
         raise ConfigurationError(
             f"xgboost: there is no parameter {name!r}. {close(name, known)}"
             "https://xgboost.readthedocs.io/en/stable/parameter.html lists them."

@@ -42,9 +42,9 @@ def explained(replies: Iterable[Tensors]) -> Explained | None:
         return None
     rows = np.array([reply["rows"][0] for reply in told], float)
     signed = np.array([reply["signed"] for reply in told], float)
-    weights = np.where(np.isnan(signed), 0, rows[:, None, None])
+    weights = np.array([reply["told"] for reply in told], float) * rows[:, None, None]
     total = weights.sum(axis=0)
-    summed = (np.nan_to_num(signed) * weights).sum(axis=0)
+    summed = (signed * weights).sum(axis=0)
     absolute = np.average([reply["absolute"] for reply in told], axis=0, weights=rows)
     means = np.divide(summed, total, out=np.full_like(total, np.nan), where=total > 0)
     return Explained(absolute, means, int(rows.sum()))
@@ -53,7 +53,7 @@ def explained(replies: Iterable[Tensors]) -> Explained | None:
 def gain_of(raw: Tensor) -> dict[str, float]:
     """Returns each column's mean gain over the splits that use it; those unused are left out."""
     told = booster(raw).get_score(importance_type="gain")
-    return {str(name): float(gain) for name, gain in told.items()}
+    return {str(name): float(np.mean(gain)) for name, gain in told.items()}
 
 
 def gain_png(gain: Mapping[str, float]) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prefect_federated.errors import ProtocolError
 
 Value: TypeAlias = (
-    "None | bool | int | float | str | list[Value] | dict[str, Value] | NDArray[np.generic]"
+    "bool | int | float | str | list[Value] | dict[str, Value] | NDArray[np.generic] | None"
 )
 
 _TYPES = {b"i": ">i1", b"U": ">u1", b"I": ">i2", b"l": ">i4", b"L": ">i8", b"d": ">f4", b"D": ">f8"}

@@ -15,6 +15,7 @@ from prefect_federated.messages import JsonValue, Tensors
 from prefect_federated.tabular.rows import Part
 
 SITES = ("a", "b", "c")
+COLOURS = ["blue", "green", "red", "white"]
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,25 @@ def frame(rows: int, random: np.random.Generator) -> pd.DataFrame:
     made = pd.DataFrame(random.normal(size=(rows, 4)), columns=list("wxyz"))
     made.loc[random.random(rows) < 0.1, "w"] = np.nan
     codes = random.integers(-1, 4, rows)
-    made["colour"] = pd.Categorical.from_codes(codes, ["blue", "green", "red", "white"])
+    made["colour"] = pd.Categorical.from_codes(codes, pd.Index(COLOURS))
     return made
 
 
 def label(name: str, features: pd.DataFrame, random: np.random.Generator) -> NDArray[np.float64]:
     """Returns labels that depend on the columns, categories among them."""
-    told = features["x"] + np.where(features["colour"].cat.codes % 2 == 0, 1.0, -0.5)
-    told = (told + features["w"].fillna(0) * features["y"]).to_numpy()
+    numbers = {name: features[name].fillna(0).to_numpy(float) for name in "wxyz"}
+    is_even = features["colour"].cat.codes.to_numpy() % 2 == 0
+    told = numbers["x"] + np.where(is_even, 1.0, -0.5) + numbers["w"] * numbers["y"]
+    found: NDArray[np.float64]
     if name == "regression":
-        return told + 3 + random.normal(scale=0.3, size=len(told))
-    if name == "poisson":
-        return random.poisson(np.exp(np.clip(told / 2, -3, 2))).astype(float)
-    edges = [0.0] if name == "binary" else [-0.5, 1.0]
-    return np.digitize(told + random.normal(scale=0.3, size=len(told)), edges).astype(float)
+        found = told + 3 + random.normal(scale=0.3, size=len(told))
+    elif name == "poisson":
+        found = random.poisson(np.exp(np.clip(told / 2, -3, 2))).astype(float)
+    else:
+        edges = [0.0] if name == "binary" else [-0.5, 1.0]
+        noisy = told + random.normal(scale=0.3, size=len(told))
+        found = np.digitize(noisy, edges).astype(float)
+    return found
 
 
 def problem(name: str) -> Problem:
@@ -84,8 +90,11 @@ def problem(name: str) -> Problem:
     classes = 3 if name == "multiclass" else 0
     labels = np.concatenate([part.label for part in parts.values()])
     score = first_score(name, len(labels), labels.sum())
-    links = {"binary": lambda p: np.log(p / (1 - p)), "poisson": np.log}
-    margin = links.get(name, float)(score)
+    margin = score
+    if name == "binary":
+        margin = np.log(score / (1 - score))
+    elif name == "poisson":
+        margin = np.log(score)
     given = resolve("bagging", name, {"max_cat_to_onehot": 1}, classes=classes, max_depth=4)
     parameters = {**given, "base_score": float(score), "nthread": 1}
     return Problem(parameters, parts, test, classes, float(margin))
