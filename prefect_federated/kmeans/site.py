@@ -14,7 +14,7 @@ from prefect_federated.kmeans.search import Search
 from prefect_federated.kmeans.seeding import FEWEST, seeds, summary
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.encoding import Encoding, moments_of
-from prefect_federated.tabular.rows import describe, load_rows, policy_of
+from prefect_federated.tabular.rows import describe, load_rows, own_small_cell, policy_of
 from prefect_federated.tabular.schema import Schema
 
 
@@ -27,8 +27,8 @@ def columns(model: Tensors, site: Site) -> Update:
 @executor
 def moments(model: Tensors, site: Site) -> Update:
     """Returns count, mean and squared deviations of the training rows' columns."""
-    rows = load_rows(site)
-    return Update(moments_of(rows.train, _schema(site)), weight=rows.train.rows)
+    train = load_rows(site).train
+    return Update(moments_of(train, _schema(site), own_small_cell(site)), weight=train.rows)
 
 
 @executor

@@ -17,7 +17,7 @@ from prefect_federated.linear.rank import dependent
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.encoding import fit, moments_of
 from prefect_federated.tabular.question import TabularQuestion
-from prefect_federated.tabular.rows import Rows, describe, load_rows, policy_of
+from prefect_federated.tabular.rows import Rows, describe, load_rows, own_small_cell, policy_of
 from prefect_federated.tabular.schema import Schema
 from prefect_federated.tabular.scores import scores
 
@@ -39,8 +39,8 @@ def columns(model: Tensors, site: Site) -> Update:
 @executor
 def moments(model: Tensors, site: Site) -> Update:
     """Returns count, mean and squared deviations of the training rows' columns."""
-    rows = load_rows(site)
-    return Update(moments_of(rows.train, _schema(site)), weight=rows.train.rows)
+    train = load_rows(site).train
+    return Update(moments_of(train, _schema(site), own_small_cell(site)), weight=train.rows)
 
 
 @executor
@@ -172,7 +172,7 @@ def _rows(site: Site) -> tuple[Rows, Design, dict[str, bytes]]:
     few = design.few(rows.train, policy.small_cell)
     if few:
         told = f"fewer than {policy.small_cell} training rows have {', '.join(few)}"
-        if "small_cell" in policy.model_fields_set:
+        if own_small_cell(site):
             raise ConfigurationError(
                 f"site {site.name!r}: {told}, and the site's own policy sets small_cell: it sends "
                 "no sums of so few. Name `features` without these."

@@ -88,14 +88,16 @@ class Encoding:
         )  # fmt: skip
 
 
-def moments_of(part: Part, schema: Schema) -> dict[str, Tensor]:
+def moments_of(part: Part, schema: Schema, least: int = 0) -> dict[str, Tensor]:
     """Returns count, mean and sum of squared deviations of each numeric feature.
 
-    Each is `(n_numeric,)`, float64, in the schema's order; the mean of no values is 0.
+    Each is `(n_numeric,)`, float64, in the schema's order; the mean of no values is 0. A feature
+    with fewer than `least` values has moments as if there were none.
     """
     names = _numeric(schema.features)
     values = part.features[names].to_numpy(dtype=float) if names else np.zeros((part.rows, 0))
     there = ~np.isnan(values)
+    there &= there.sum(axis=0) >= least
     count = there.sum(axis=0).astype(float)
     mean = np.where(there, values, 0).sum(axis=0) / np.maximum(count, 1)
     m2 = (np.where(there, values - mean, 0) ** 2).sum(axis=0)

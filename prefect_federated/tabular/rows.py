@@ -121,6 +121,12 @@ def policy_of(site: Site) -> PrivacyPolicy:
     return _dataset(site, question_in(site.config)).policy
 
 
+def own_small_cell(site: Site) -> int:
+    """Returns the `small_cell` that the site's own datasets.yaml sets; 0 where it sets none."""
+    policy = policy_of(site)
+    return policy.small_cell if "small_cell" in policy.model_fields_set else 0
+
+
 def load_rows(site: Site) -> Rows:
     """Returns the rows that a call's config asks for, in its schema's encoding; read once a job.
 

@@ -11,7 +11,15 @@ from prefect_federated.errors import ConfigurationError, UpdateRejected
 from prefect_federated.executors import Site
 from prefect_federated.linear.design import Design
 from prefect_federated.linear.fitting import Model
-from prefect_federated.linear.site import alone, evaluate, few_in, gram, newton, predicted
+from prefect_federated.linear.site import (
+    alone,
+    evaluate,
+    few_in,
+    gram,
+    moments,
+    newton,
+    predicted,
+)
 from prefect_federated.messages import JsonValue, Update
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tabular.question import TabularQuestion
@@ -109,9 +117,12 @@ def test_what_few_rows_have_is_told_and_withheld_where_the_policy_says_so(tmp_pa
     rows.to_csv(file, index=False)
     with pytest.raises(ConfigurationError, match="fewer than 5 training rows have flat, and the"):
         gram({}, site)
+    assert moments({}, site).tensors["count"].tolist() == [80, 0, 80]
+    assert moments({}, site).tensors["mean"][1] == 0
     own = site.data / "datasets.yaml"
     own.write_text(own.read_text().replace("  small_cell: 5\n", ""))
     assert few_in(gram({}, site)) == ["flat"]
+    assert moments({}, site).tensors["count"].tolist() == [80, 3, 80]
     with pytest.raises(UpdateRejected, match="its 'few' is no list of names"):
         few_in(Update(blobs={"few": b"{}"}, site="x"))
 
