@@ -180,7 +180,8 @@ def load_flow(name: str) -> "Flow[..., Any]":
     """
     module_name, _, attribute = name.partition(":")
     if not attribute:
-        module_name, attribute = f"{_BUILT_IN}{name}", name
+        attribute = name.replace("-", "_")  # as its deployment is called
+        module_name = f"{_BUILT_IN}{attribute}"
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:

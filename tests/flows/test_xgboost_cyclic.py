@@ -8,6 +8,7 @@ import pytest
 import xgboost
 
 from prefect_federated import load_fitted, simulate
+from prefect_federated.agents.simulator import load_flow
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.flows.xgboost_cyclic import xgboost_cyclic
 from prefect_federated.messages import JsonValue
@@ -77,6 +78,10 @@ def test_a_site_that_is_away_is_skipped_and_the_best_cycle_is_kept(data: Path) -
     assert len(values) < 40
     assert model.num_boosted_rounds() == 2 * (int(np.argmin(values)) + 1)  # two sites a cycle
     assert {site.name for site in reference.sites} == {"east", "west"}
+
+
+def test_the_simulator_finds_the_flow_by_the_name_of_its_deployment() -> None:
+    assert load_flow("xgboost-cyclic") is load_flow("xgboost_cyclic") is xgboost_cyclic
 
 
 def test_a_booster_that_the_mode_cannot_do_is_refused_before_any_site_is_asked(data: Path) -> None:
