@@ -98,8 +98,8 @@ class Boosting:
         """The job after its last snapshot."""
         self.scores = [float(score) for score in self.state.extra.get("scores", {}).get("all", [])]
         """What the rounds are judged by, one number a round; empty without an evaluation."""
-        self.metrics: dict[str, float] = {}
-        """The newest evaluation, over all sites."""
+        self.measured: dict[str, float] = {}
+        """What the training itself has measured of its model; empty where it does not."""
         self._all = list(sites)
         self._config = config
         self._rows = len(fed.reporter.history)  # of the table, at the last snapshot
@@ -160,7 +160,6 @@ class Boosting:
             raise outcome.error
         first = outcome.rounds[0]
         self._fruitless = 0
-        self.metrics = first.metrics
         self.scores.append(score_of(first.metrics))
         if first.booster.size:
             self._keep(first.round, first.booster)
@@ -190,6 +189,7 @@ class Boosting:
     def _finish(self) -> None:
         keep = self.best_round if self.job.patience is not None else None
         ended = self._group.finish(keep)
+        self.measured = ended.metrics
         self._group.take_calls()
         self._keep(self._group.done, ended.booster, is_ended=True)
 

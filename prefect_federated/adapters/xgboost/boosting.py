@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from prefect_federated.adapters.xgboost.collective import Training
-from prefect_federated.adapters.xgboost.events import BOOSTER, Bytes, RoundDone
+from prefect_federated.adapters.xgboost.events import BOOSTER, Bytes, Ended, RoundDone
 from prefect_federated.executors import Site
 from prefect_federated.messages import JsonValue, Tensors
 
@@ -57,19 +57,27 @@ class Shard:
     Args:
         train: What the trees are grown on.
         evaluated: What each round is evaluated on, with names.
+        names: What the model's features are called at the end; as in `train` if empty.
     """
 
     train: "xgboost.DMatrix"
     evaluated: Sequence[tuple["xgboost.DMatrix", str]] = ()
+    names: Sequence[str] = ()
 
 
-def boost(training: Training, plan: Plan, make: Callable[[], Shard]) -> bytes:
-    """Trains and returns the model as UBJSON.
+def boost(
+    training: Training,
+    plan: Plan,
+    make: Callable[[], Shard],
+    measure: Callable[["xgboost.Booster", Shard], Mapping[str, float]] | None = None,
+) -> Ended:
+    """Trains and returns the model.
 
     Args:
         training: Whom the rounds are told.
         plan: What is to be trained.
         make: Makes the site's shard; making a `DMatrix` is a collective call, too.
+        measure: Measures the model at the end, at all sites together.
     """
     import xgboost
 
@@ -86,8 +94,12 @@ def boost(training: Training, plan: Plan, make: Callable[[], Shard]) -> bytes:
         event = RoundDone(round + 1, metrics, np.frombuffer(raw, np.uint8))
         decision = training.round_done(event)
         if decision.keep is not None:
-            return bytes(booster[: decision.keep].save_raw("ubj"))
-    return bytes(booster.reset().save_raw("ubj"))
+            booster = booster[: decision.keep]
+            break
+    found = {} if measure is None else dict(measure(booster, shard))
+    if shard.names:
+        booster.feature_names = list(shard.names)
+    return Ended(np.frombuffer(booster.reset().save_raw("ubj"), np.uint8), found)
 
 
 def _metrics(booster: "xgboost.Booster", shard: Shard, round: int) -> dict[str, float]:

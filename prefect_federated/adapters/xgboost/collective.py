@@ -9,7 +9,7 @@ its thread.
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -31,6 +31,7 @@ from prefect_federated.messages import JsonValue, Tensors, Update
 
 _END_S = 60.0  # a training that computes sees only at its next call that it was ended
 _REASON_LENGTH = 1000
+_NOTHING: Bytes = np.zeros(0, np.uint8)
 
 
 class TrainingEnded(Exception):  # noqa: N818  # no error: it unwinds a thread that is not wanted
@@ -59,7 +60,7 @@ class Training:
     """
 
     def __init__(
-        self, attempt: int, rank: int, sites: int, work: Callable[["Training"], bytes]
+        self, attempt: int, rank: int, sites: int, work: Callable[["Training"], Ended]
     ) -> None:
         self.attempt = attempt
         self.rank = rank
@@ -122,9 +123,8 @@ class Training:
             from prefect_federated.adapters.xgboost.loopback import joining
 
             with joining(self._carry, self.rank, self.sites):
-                model = self._work(self)
-            given = np.frombuffer(model, np.uint8) if self.rank == 0 else np.zeros(0, np.uint8)
-            self._events.put(Ended(given))
+                ended = self._work(self)
+            self._events.put(ended if self.rank == 0 else replace(ended, booster=_NOTHING))
         except TrainingEnded:
             pass
         except FederatedError as error:
@@ -141,7 +141,7 @@ _trainings: dict[str, Training] = {}  # by the site's folder for the job
 _lock = threading.Lock()
 
 
-def start(site: Site, work: Callable[[Training], bytes]) -> Update:
+def start(site: Site, work: Callable[[Training], Ended]) -> Update:
     """Starts this site's training, which ends one that is there; answers with its first event.
 
     Args:

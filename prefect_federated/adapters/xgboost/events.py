@@ -63,9 +63,15 @@ class RoundDone:
 
 @dataclass(frozen=True)
 class Ended:
-    """The training has ended; the site of rank 0 gives the model as UBJSON, the others nothing."""
+    """The training has ended.
+
+    Args:
+        booster: The model as UBJSON, from the site of rank 0; empty from the others.
+        metrics: Of the model, where the training itself has measured it: name -> value.
+    """
 
     booster: Bytes
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def update_of(event: Event) -> Update:
         case RoundDone():
             payload, metrics, fields = event.booster, event.metrics, [event.round]
         case Ended():
-            payload, fields = event.booster, []
+            payload, metrics, fields = event.booster, event.metrics, []
         case Failed():
             fields = [event.reason]
         case Gone():
@@ -121,7 +127,7 @@ def event_of(update: Update) -> Event:
             case "RoundDone", [int(round)]:
                 return RoundDone(round, dict(update.metrics), payload)
             case "Ended", []:
-                return Ended(payload)
+                return Ended(payload, dict(update.metrics))
             case "Failed", [str(reason)]:
                 return Failed(reason)
             case "Gone", []:

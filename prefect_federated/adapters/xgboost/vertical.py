@@ -1,0 +1,162 @@
+"""The site's executor of vertical XGBoost: sites have columns of the same rows, one the label.
+
+The rows are matched by a key first, and each site keeps which of its rows they are. Training is
+XGBoost's own column split: the site with the label has rank 0 and computes the gradients, which go
+to the others. At the end all sites measure the model together; a row's way through a tree needs the
+columns of each.
+"""
+
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from prefect_federated.adapters.xgboost import collective
+from prefect_federated.adapters.xgboost.boosting import Plan, Shard, boost
+from prefect_federated.adapters.xgboost.collective import Training
+from prefect_federated.adapters.xgboost.events import Ended
+from prefect_federated.adapters.xgboost.matrices import matrix_of
+from prefect_federated.errors import ConfigurationError
+from prefect_federated.executors import Site, executor
+from prefect_federated.messages import JsonValue, Tensors, Update
+from prefect_federated.tabular.matching import HashedIds, Matcher, Rows
+from prefect_federated.tabular.question import question_in
+from prefect_federated.tabular.rows import Part, describe, load_rows, policy_of, refusal
+from prefect_federated.tabular.scores import scores
+
+if TYPE_CHECKING:
+    import xgboost
+
+_PARTS = ("train", "test")
+_FILE = "matched-{part}.npy"
+
+columns = executor(describe)
+_matchers: dict[Path, Matcher] = {}  # by the site's folder for the job
+_lock = threading.Lock()
+
+
+@executor
+def match(model: Tensors, site: Site) -> Update:
+    """Says what the matching needs of this site in a step; begins anew with step 0."""
+    step = int(site.number("step", 0))
+    if step == 0:
+        rows = load_rows(site)
+        keys = {"train": rows.train.key or (), "test": rows.test.key or ()}
+        with _lock:
+            _matchers[site.state] = HashedIds(site.name, _ranks(site), keys)
+    return Update(_matcher(site).say(step, model))
+
+
+@executor
+def matched(model: Tensors, site: Site) -> Update:
+    """Keeps which rows of this site all sites have, in their common order.
+
+    Raises:
+        ConfigurationError: they are fewer than the site's policy lets be trained on.
+    """
+    found = _matcher(site).rows(model)
+    with _lock:
+        del _matchers[site.state]
+    if why_not := refusal(policy_of(site), len(found["train"])):
+        raise ConfigurationError(f"site {site.name!r}, of the rows that all sites have: {why_not}.")
+    for part, rows in found.items():
+        np.save(site.state / _FILE.format(part=part), rows, allow_pickle=False)
+    return Update()
+
+
+@executor
+def start(model: Tensors, site: Site) -> Update:
+    """Starts the training; answers with its first event. See `collective.start`."""
+    return collective.start(site, partial(_train, Plan.of(model, site), site))
+
+
+@executor
+def go_on(model: Tensors, site: Site) -> Update:
+    """Hands the training what it waits for; answers with its next event."""
+    return collective.go_on(model, site)
+
+
+@executor
+def stop(model: Tensors, site: Site) -> Update:
+    """Ends the training."""
+    return collective.stop(site)
+
+
+@executor
+def alone(model: Tensors, site: Site) -> Update:
+    """Trains a model of this site's columns only, of the same rows, and measures it.
+
+    Raises:
+        ConfigurationError: the label is not at this site.
+    """
+    import xgboost
+
+    plan, parts = Plan.of(model, site), _matched_rows(site)
+    if not len(parts["train"].label):
+        raise ConfigurationError("the label is not at this site, so it can train nothing alone.")
+    booster = xgboost.train(
+        dict(plan.parameters), matrix_of(parts["train"], plan.parameters), plan.rounds
+    )
+    test = parts["test"]
+    return Update(
+        metrics=_scores(site, test, booster.predict(matrix_of(test, {}))), metrics_weight=test.rows
+    )
+
+
+def _train(plan: Plan, site: Site, training: Training) -> Ended:
+    parts = _matched_rows(site)
+    names = cast(list[str], site.config["names"])
+
+    def make() -> Shard:
+        train, *test = [
+            (matrix_of(parts[part], plan.parameters, by_columns=True), part)
+            for part in _PARTS
+            if parts[part].rows
+        ]
+        return Shard(train[0], test, names)
+
+    def measure(booster: "xgboost.Booster", shard: Shard) -> Mapping[str, float]:
+        for matrix, part in shard.evaluated:
+            predicted = booster.predict(matrix)  # a collective call: all sites take part
+            if training.rank == 0:
+                return _scores(site, parts[part], predicted)
+        return {}
+
+    return boost(training, plan, make, measure)
+
+
+def _matched_rows(site: Site) -> dict[str, Part]:
+    rows = load_rows(site)
+    found = {}
+    for part, of_site in zip(_PARTS, (rows.train, rows.test), strict=True):
+        file = site.state / _FILE.format(part=part)
+        chosen: Rows = np.load(file, allow_pickle=False)
+        found[part] = _in_order(of_site.of(chosen))
+    return found
+
+
+def _in_order(part: Part) -> Part:
+    """Returns rows with those of a query together, where there are queries."""
+    return part if part.group is None else part.of(np.argsort(part.group, kind="stable"))
+
+
+def _scores(site: Site, part: Part, predicted: object) -> dict[str, float]:
+    objective = question_in(site.config).objective
+    return scores(objective, part.label, np.asarray(predicted, np.float64), part.group)
+
+
+def _ranks(site: Site) -> list[str]:
+    return [str(each) for each in cast(list[JsonValue], site.config.get("ranks", []))]
+
+
+def _matcher(site: Site) -> Matcher:
+    with _lock:
+        matcher = _matchers.get(site.state)
+    if matcher is None:
+        raise ConfigurationError(
+            f"site {site.name!r} has begun anew while rows were matched. Start the job again."
+        )
+    return matcher
