@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 from prefect import task
@@ -20,35 +20,20 @@ from prefect.client.schemas.objects import State as RunState
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from prefect_federated.adapters.xgboost.events import (
-    BOOSTER,
-    RESULT,
-    Bytes,
-    CollectiveCall,
-    Ended,
-    Event,
-    Gone,
-    RoundDone,
-    event_of,
-)
-from prefect_federated.adapters.xgboost.events import Failed as TrainingFailed
-from prefect_federated.adapters.xgboost.reduction import result_of
+from prefect_federated.adapters.xgboost.events import BOOSTER, Bytes, RoundDone
 from prefect_federated.errors import ConfigurationError, QuorumNotReached, UpdateRejected
-from prefect_federated.messages import JsonValue, Message, SiteFailure, Tensors
+from prefect_federated.messages import JsonValue, Tensors
+from prefect_federated.tasks.collective_group import Group, SitesLost
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.round_report import RoundReport
 from prefect_federated.tasks.simulated import current_simulation
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.transport.calls import CallTerms
-from prefect_federated.transport.waiting import Call
 
 _ATTEMPTS = 3  # in a row that do not get one round further
-_STOP_S = 60.0
 _MOST_BYTES = 1 << 40  # of an answer: what the limits of both sides allow
 _MAXIMIZED = ("auc", "aucpr", "pre", "map", "ndcg")
 _ATTEMPTS_OF_EPOCH = 100_000
-
-EventKind = TypeVar("EventKind", bound=Event)
 
 
 class Wanted(Protocol):
@@ -65,14 +50,6 @@ class Wanted(Protocol):
     def updates_needed(self, asked: int) -> int:
         """Returns the number of sites that are enough."""
         ...
-
-
-class SitesLost(Exception):  # noqa: N818  # no error of the job's: it goes back and on
-    """Sites that do not answer any more; `reasons` has why, by site."""
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        super().__init__("; ".join(f"{site}: {reason}" for site, reason in reasons.items()))
-        self.reasons = dict(reasons)
 
 
 class Boosting:
@@ -195,7 +172,7 @@ class Boosting:
 
     # Sites that are lost
 
-    def _new_group(self, sites: Sequence[str]) -> "_Group":
+    def _new_group(self, sites: Sequence[str]) -> Group:
         self._attempts += 1
         config: dict[str, JsonValue] = {
             **self._config, "rounds": self.job.rounds, "done": self.state.round,
@@ -208,7 +185,7 @@ class Boosting:
             max_reply_bytes=_MOST_BYTES,
         )
         attempt = self.fed.hub.epoch * _ATTEMPTS_OF_EPOCH + self._attempts
-        return _Group(self.fed, list(sites), attempt, terms, self.state, config)
+        return Group(self.fed, list(sites), attempt, terms, self.state, config)
 
     def _go_back(self, lost: SitesLost) -> None:
         """Has the others end, and begins anew from the last snapshot: without the lost, or with.
@@ -266,7 +243,7 @@ class _Outcome:
 
 
 @task(name="boost", cache_policy=NO_CACHE, persist_result=False)
-def boost(group: "_Group", outcome: _Outcome) -> RunState[None]:
+def boost(group: Group, outcome: _Outcome) -> RunState[None]:
     """Carries the collective calls of one boosting round; Failed, with the reason, if it has none.
 
     Args:
@@ -281,119 +258,6 @@ def boost(group: "_Group", outcome: _Outcome) -> RunState[None]:
     metrics = "".join(f", {name} {value:.4g}" for name, value in outcome.rounds[0].metrics.items())
     calls, sites = group.calls_made, len(group.sites)
     return Completed(message=f"{sites} sites, {calls} collective calls{metrics}")
-
-
-class _Group:
-    """Sites that train together, in one attempt, from one snapshot of the model.
-
-    Args:
-        fed: The running federation.
-        sites: The sites, by rank.
-        attempt: The attempt's number.
-        terms: What each call waits for.
-        state: Where they begin.
-        config: Settings of the site task "start".
-    """
-
-    def __init__(
-        self,
-        fed: Federation,
-        sites: list[str],
-        attempt: int,
-        terms: CallTerms,
-        state: State,
-        config: Mapping[str, JsonValue],
-    ) -> None:
-        self.sites = sites
-        self.done = state.round
-        """Rounds that are in the model now."""
-        self.calls_made = 0
-        self._hub = fed.hub
-        self._terms = terms
-        self._attempt: dict[str, JsonValue] = {"attempt": attempt}
-        self._next: tuple[str, Tensors, Mapping[str, JsonValue]] = "start", state.model, config
-        self._calls: list[Call] = []
-
-    def next_round(self) -> list[RoundDone]:
-        """Carries collective calls until a round is done; returns what the sites say, by rank.
-
-        Raises:
-            SitesLost: sites do not answer.
-            ConfigurationError: the training failed at a site.
-            UpdateRejected: the sites are not at the same call.
-        """
-        rounds = self._until(RoundDone)
-        self.done += 1
-        for site, event in zip(self.sites, rounds, strict=True):
-            if event.round != self.done:
-                raise UpdateRejected(
-                    f"site {site!r} has {event.round} rounds, and the others are at {self.done}. "
-                    "Have all sites run the same version of prefect-federated."
-                )
-        return rounds
-
-    def finish(self, keep: int | None) -> Ended:
-        """Ends the training, with so many rounds in the model; returns what rank 0 gives."""
-        if self._next[0] == "go_on" and keep is not None:
-            self._next = "go_on", {}, {"keep": keep}
-        return self._until(Ended)[0]
-
-    def stop(self, sites: Sequence[str]) -> None:
-        """Has the training ended at those of the sites that are connected."""
-        there = [site for site in sites if self._hub.is_attached(site)]
-        if there:
-            terms = replace(self._terms, timeout_s=_STOP_S)
-            for _ in self._hub.call("stop", Message({"config": {}}), there, terms):
-                pass
-
-    def take_calls(self) -> list[Call]:
-        """Returns the calls that were made since the last time."""
-        calls, self._calls = self._calls, []
-        return calls
-
-    def _until(self, kind: type[EventKind]) -> list[EventKind]:
-        self.calls_made = 0
-        while True:
-            events = self._ask()
-            found = [event for event in events.values() if isinstance(event, kind)]
-            if len(found) == len(events):
-                self._next = "go_on", {}, {}
-                return found
-            self.calls_made += 1
-            calls = {s: event for s, event in events.items() if isinstance(event, CollectiveCall)}
-            if len(calls) < len(events):
-                others = ", ".join(f"{s}: {type(event).__name__}" for s, event in events.items())
-                raise UpdateRejected(
-                    f"the sites' trainings are not at the same place ({others}). All must have the "
-                    "same parameters and the same version of xgboost."
-                )
-            self._next = "go_on", {RESULT: result_of(calls)}, {}
-
-    def _ask(self) -> dict[str, Event]:
-        """Gives all sites what they wait for; returns their next events, by rank."""
-        kind, tensors, config = self._next
-        terms = replace(self._terms, round=self.done + 1)
-        message = Message({"config": {**config, **self._attempt}}, tensors)
-        call = self._hub.call(kind, message, self.sites, terms)
-        self._calls.append(call)
-        events: dict[str, Event] = {}
-        lost: dict[str, str] = {}
-        for reply in call:
-            if isinstance(reply, SiteFailure):
-                lost[reply.site] = reply.reason
-                continue
-            event = events[reply.site] = event_of(reply)
-            if isinstance(event, Gone):
-                lost[reply.site] = "its process was another than the one that had begun to train"
-        failed = {
-            s: event.reason for s, event in events.items() if isinstance(event, TrainingFailed)
-        }
-        if failed:
-            told = "; ".join(f"site {site!r}: {reason}" for site, reason in failed.items())
-            raise ConfigurationError(f"round {self.done + 1}: xgboost could not train. {told}")
-        if lost:
-            raise SitesLost(lost)
-        return {site: events[site] for site in self.sites}
 
 
 def check_can_carry(fed: Federation) -> None:

@@ -205,6 +205,12 @@ class Tabular:
             )
         self._schema = schema
 
+    def order_features(self, names: Sequence[str]) -> None:
+        """Takes another order of the features, which that of the model's inputs is then."""
+        by_name = {feature.name: feature for feature in self.schema.features}
+        ordered = tuple(by_name[name] for name in names)
+        self._schema = self.schema.model_copy(update={"features": ordered})
+
     def config(self, **more: JsonValue) -> dict[str, JsonValue]:
         """Returns the config that every later call to the sites takes."""
         return {**config_of(self.question, self.schema), **more}

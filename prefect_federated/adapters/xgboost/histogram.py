@@ -23,7 +23,11 @@ from prefect_federated.tabular.scores import scores
 if TYPE_CHECKING:
     import xgboost
 
-columns = executor(describe)
+
+@executor
+def columns(model: Tensors, site: Site) -> Update:
+    """Says what columns this site has."""
+    return describe(site)
 
 
 @executor

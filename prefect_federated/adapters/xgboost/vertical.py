@@ -33,9 +33,14 @@ if TYPE_CHECKING:
 _PARTS = ("train", "test")
 _FILE = "matched-{part}.npy"
 
-columns = executor(describe)
 _matchers: dict[Path, Matcher] = {}  # by the site's folder for the job
 _lock = threading.Lock()
+
+
+@executor
+def columns(model: Tensors, site: Site) -> Update:
+    """Says what columns this site has."""
+    return describe(site)
 
 
 @executor
@@ -134,18 +139,13 @@ def _matched_rows(site: Site) -> dict[str, Part]:
     for part, of_site in zip(_PARTS, (rows.train, rows.test), strict=True):
         file = site.state / _FILE.format(part=part)
         chosen: Rows = np.load(file, allow_pickle=False)
-        found[part] = _in_order(of_site.of(chosen))
+        found[part] = of_site.of(chosen)
     return found
-
-
-def _in_order(part: Part) -> Part:
-    """Returns rows with those of a query together, where there are queries."""
-    return part if part.group is None else part.of(np.argsort(part.group, kind="stable"))
 
 
 def _scores(site: Site, part: Part, predicted: object) -> dict[str, float]:
     objective = question_in(site.config).objective
-    return scores(objective, part.label, np.asarray(predicted, np.float64), part.group)
+    return scores(objective, part.label, np.asarray(predicted, np.float64))
 
 
 def _ranks(site: Site) -> list[str]:

@@ -1,0 +1,226 @@
+"""The jobs that train by XGBoost's own collective: their parameters and their steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from prefect.logging import get_run_logger
+from pydantic import Field, JsonValue
+
+from prefect_federated.adapters.xgboost.events import BOOSTER
+from prefect_federated.adapters.xgboost.parameters import resolve
+from prefect_federated.errors import ConfigurationError, QuorumNotReached, SitesDisagree
+from prefect_federated.messages import Tensors, Update
+from prefect_federated.tabular.matching import HASH_BYTES, HashedIds, HashedMeeting
+from prefect_federated.tabular.saved import Fitted
+from prefect_federated.tasks.collective import Boosting, check_can_carry
+from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
+
+
+class CollectiveJob(TabularJob):
+    """The parameters of a job that trains one booster by XGBoost's own collective."""
+
+    mode: ClassVar[Literal["histogram", "vertical"]]
+
+    objective: Literal["binary", "multiclass", "regression", "poisson", "ranking"] = Field(
+        default="binary", description="What the label is."
+    )
+    rounds: int = Field(default=20, ge=1, le=100_000, description="Boosting rounds.")
+    eta: float = Field(default=0.3, gt=0, le=1, description="Learning rate.")
+    max_depth: int = Field(default=6, ge=1, le=64, description="Levels of a tree.")
+    xgboost: dict[str, JsonValue] = Field(
+        default={}, description="Further parameters of XGBoost's, such as subsample."
+    )
+    base_score: float | None = Field(
+        default=None,
+        description="Where the trees begin; if empty, XGBoost estimates it over all sites.",
+    )
+    eval_metric: list[str] = Field(
+        default=[],
+        description="XGBoost's metrics on the test rows of all sites together, after each round; "
+        "the last one counts for `patience`. The objective's own if empty.",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="End after so many rounds that are not better on the test rows, and keep the "
+        "best.",
+    )
+    snapshot_every: int = Field(
+        default=5, ge=1, description="Rounds after which the model is written each time."
+    )
+    on_lost: Literal["wait", "continue"] = Field(
+        default="wait",
+        description="When a site is lost, all go back to the last snapshot: 'wait' until it is "
+        "back, or 'continue' without it as long as the quorum is there.",
+    )
+    lost_timeout_s: float = Field(
+        default=600, gt=0, description="Seconds for which a lost site is waited for."
+    )
+
+    def parameters(self, classes: int) -> dict[str, JsonValue]:
+        """Returns XGBoost's parameters.
+
+        Args:
+            classes: Of the label, where it has classes.
+
+        Raises:
+            ConfigurationError: there is no such parameter, or the mode cannot do it.
+        """
+        chosen = resolve(
+            self.mode, self.objective, self.xgboost,
+            classes=classes, eta=self.eta, max_depth=self.max_depth,
+        )  # fmt: skip
+        threads = self.config.get("threads", 1)
+        if not isinstance(threads, int) or threads < 1:
+            raise ConfigurationError(f"config 'threads' is {threads!r}; it is a number from 1.")
+        chosen |= {"nthread": threads, "seed": self.seed, "seed_per_iteration": True}
+        if self.base_score is not None:
+            chosen["base_score"] = self.base_score
+        if self.eval_metric:
+            chosen["eval_metric"] = list(self.eval_metric)
+        return chosen
+
+
+class CollectiveTraining:
+    """The steps of one such job.
+
+    Args:
+        fed: The running federation.
+        job: The job's parameters.
+        group: The column of each row's query, for ranking.
+        key: The column by which rows are matched, where sites have different columns.
+
+    Raises:
+        ConfigurationError: a parameter is wrong, or collective calls cannot be carried here.
+    """
+
+    def __init__(
+        self, fed: Federation, job: CollectiveJob, *, group: str | None = None,
+        key: str | None = None,
+    ) -> None:  # fmt: skip
+        check_can_carry(fed)
+        job.parameters(classes=3)
+        self.fed, self.job = fed, job
+        self.tabular = Tabular(
+            fed, job, objective=job.objective, needs=("xgboost",), group=group, key=key
+        )
+        self.sites: list[str] = []
+        """The sites by rank."""
+        self._parameters: dict[str, JsonValue] = {}
+        self._more: dict[str, JsonValue] = {}
+        self._model: Tensors = {}
+        self._rounds = 0
+
+    def agree(self) -> None:
+        """Has the sites agree on columns and classes.
+
+        Raises:
+            SitesDisagree: which site has what.
+            ConfigurationError: `patience` is set, and no site has test rows.
+        """
+        columns = self.tabular
+        schema = columns.agree()
+        self.sites = sorted(columns.columns)
+        self._parameters = self.job.parameters(len(schema.classes))
+        tests = any(said.test_rows for said in columns.columns.values())
+        if self.job.patience is not None and not tests:
+            raise ConfigurationError(
+                "patience goes by the test rows, and no site has any. Set test_share above 0, or "
+                "name a test_split."
+            )
+        self._more = {"parameters": self._parameters, "evaluates": tests}
+
+    def label_first(self) -> None:
+        """Gives rank 0 to the site with the label, and checks what column splits cannot do.
+
+        Raises:
+            SitesDisagree: there are categorical columns.
+        """
+        schema, columns = self.tabular.schema, self.tabular.columns
+        (first,) = [site for site, said in columns.items() if said.label is not None]
+        self.sites = [first, *(site for site in self.sites if site != first)]
+        owners = {feature.name: s for s, said in columns.items() for feature in said.features}
+        texts = [
+            f"{feature.name} at {owners[feature.name]}"
+            for feature in schema.features
+            if feature.kind == "categorical"
+        ]
+        if texts:
+            raise SitesDisagree(
+                f"columns with categories: {', '.join(texts)}. XGBoost cannot yet train on them "
+                "where sites have different columns. Name `features` without them, or give them "
+                "as numbers in the dataset."
+            )
+        names = sorted(schema.names, key=lambda name: self.sites.index(owners[name]))
+        self.tabular.order_features(names)
+        self._more["names"] = list(names)
+
+    def match(self) -> int:
+        """Has the rows of all sites matched by their key; returns how many all have to train on.
+
+        Raises:
+            SitesDisagree: there is none.
+            ConfigurationError: a site has a key twice, or too few common rows for its policy.
+            QuorumNotReached: a site does not answer.
+        """
+        heard: Tensors = {}
+        for step in range(HashedIds.steps):
+            told = self._all_say("match", heard, step=step)
+            heard = HashedMeeting().hear(step, told)
+        self._all_say("matched", heard)
+        number = heard["train"].size // HASH_BYTES
+        get_run_logger().info("%d rows to train on are at all sites", number)
+        return number
+
+    def train(self) -> None:
+        """Has all rounds trained; see `Boosting.train`."""
+        boosting = Boosting(self.fed, self.job, self.tabular.config(**self._more), self.sites)
+        raw = boosting.train()
+        self._model = {BOOSTER: np.frombuffer(raw, np.uint8)}
+        keeps_best = self.job.patience is not None and boosting.best_round is not None
+        self._rounds = boosting.best_round if keeps_best else self.job.rounds  # type: ignore[assignment]
+        if boosting.measured:
+            self.tabular.measured({self.sites[0]: boosting.measured})
+
+    def measure(self, *, at_each_site: bool = True) -> None:
+        """Measures the model at each site, and one of each site's own.
+
+        Args:
+            at_each_site: False where the training has measured it already.
+        """
+        if at_each_site:
+            self.tabular.evaluate(self._model)
+        own = {**self._more, "rounds": self._rounds, "done": 0}
+        self.tabular.alone(**own)
+
+    def publish(self, leaves: Sequence[str], notes: Sequence[str] = ()) -> FittedRef:
+        """Writes the model and its card, and returns where they are."""
+        raw = np.asarray(self._model[BOOSTER]).tobytes()
+        return self.tabular.publish(
+            Fitted("xgboost", {"model.ubj": raw}),
+            rounds=self._rounds,
+            parameters=self._parameters,
+            leaves=leaves,
+            notes=notes,
+        )
+
+    def _all_say(self, kind: str, model: Tensors, **more: JsonValue) -> Mapping[str, Tensors]:
+        config = self.tabular.config(ranks=list(self.sites), **more)
+        replies = self.fed.send(
+            kind, model or None, sites=self.sites, config=config, same_tensors=False, quorum=0
+        )
+        told: dict[str, Tensors] = {}
+        failed: dict[str, str] = {}
+        for reply in replies:
+            if isinstance(reply, Update):
+                told[reply.site] = reply.tensors
+            else:
+                failed[reply.site] = reply.reason
+        if failed:
+            reasons = "; ".join(f"{site}: {reason}" for site, reason in failed.items())
+            is_wrong = any(reason.startswith("ConfigurationError") for reason in failed.values())
+            error = ConfigurationError if is_wrong else QuorumNotReached
+            raise error(f"all sites have to match their rows, and not all can: {reasons}")
+        return {site: told[site] for site in self.sites}
