@@ -81,7 +81,8 @@ class Boosting:
         self._config = config
         self._rows = len(fed.reporter.history)  # of the table, at the last snapshot
         self._attempts = 0
-        self._fruitless = 0
+        self._fruitless = 0  # attempts since the job got further than ever
+        self._furthest = self.state.round
         self._group = self._new_group(self._all)
 
     @property
@@ -136,7 +137,8 @@ class Boosting:
         if outcome.error is not None:
             raise outcome.error
         first = outcome.rounds[0]
-        self._fruitless = 0
+        if number > self._furthest:
+            self._furthest, self._fruitless = number, 0
         self.scores.append(score_of(first.metrics))
         if first.booster.size:
             self._keep(first.round, first.booster)

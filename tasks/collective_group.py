@@ -142,7 +142,10 @@ class Group:
                 lost[reply.site] = "its process was another than the one that had begun to train"
         failed = {s: event.reason for s, event in events.items() if isinstance(event, Failed)}
         if failed:
-            told = "; ".join(f"site {site!r}: {reason}" for site, reason in failed.items())
+            told = "; ".join(
+                f"{', '.join(site for site, own in failed.items() if own == reason)}: {reason}"
+                for reason in dict.fromkeys(failed.values())
+            )
             raise ConfigurationError(f"round {self.done + 1}: xgboost could not train. {told}")
         if lost:
             raise SitesLost(lost)

@@ -7,6 +7,7 @@ its thread.
 """
 
 import queue
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -228,7 +229,8 @@ def _attempt(site: Site) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns what an error of XGBoost's says, without its stack trace."""
+    """Returns what an error of XGBoost's says, without its stack trace and its place in the code."""
     lines = str(error).partition("Stack trace:")[0].splitlines()
     said = " ".join(line.strip() for line in lines if line.strip())
+    said = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", said)
     return f"{type(error).__name__}: {said}"[:_REASON_LENGTH]
