@@ -1,8 +1,8 @@
 """Horizontal XGBoost: sites have rows of the same columns, and grow each tree together.
 
 XGBoost's own distributed algorithm, unchanged: each site builds histograms of its rows' gradients,
-and all find the best splits in their sum. The model is, byte for byte, what XGBoost's own collective
-gives over the same shards.
+and all find the best splits in their sum. The model is, byte for byte, what XGBoost's own
+collective gives over the same shards.
 
 Source: Chen and Guestrin 2016, "XGBoost: A Scalable Tree Boosting System", sections 3.3 and 4; its
 collective calls go through the controller, which sums in XGBoost's own order.
@@ -24,7 +24,11 @@ LEAVES = (
     "these are values of single rows.",
     "For each node of each tree the sums of the gradients and hessians in each bin, which the "
     "server sees by site: in a node with few rows, they tell of single labels.",
-    "After each round XGBoost's metrics on its test rows, as sums.",
+    "After each round XGBoost's metrics on its test rows, or on those held out for early stopping, "
+    "as sums.",
+    "For the picture of SHAP values, means over its test rows of what each column adds to "
+    "predictions, and by fifths of the column's values where these have as many rows as its policy "
+    "asks for.",
 )
 """What leaves a site."""
 

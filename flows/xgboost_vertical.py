@@ -1,12 +1,12 @@
 """Vertical XGBoost: sites have different columns of the same rows, and one has the label.
 
-The rows are matched by a key, of which hashes leave the sites. Then XGBoost's own column split: each
-site finds the best split among its columns, and all take the best of all. The model is that of the
-columns put together.
+The rows are matched by a key, of which hashes leave the sites. Then XGBoost's own column split:
+each site finds the best split among its columns, and all take the best of all. The model is that of
+the columns put together.
 
-Source: Chen and Guestrin 2016, "XGBoost: A Scalable Tree Boosting System", section 3.3; Cheng et al.
-2021, "SecureBoost", section 3, for the setting. Unlike there, gradients are not encrypted: they go
-from the site with the label to the others, through the server.
+Source: Chen and Guestrin 2016, "XGBoost: A Scalable Tree Boosting System", section 3.3; Cheng et
+al. 2021, "SecureBoost", section 3, for the setting. Unlike there, gradients are not encrypted: they
+go from the site with the label to the others, through the server.
 """
 
 from typing import ClassVar, Literal

@@ -40,7 +40,7 @@ class Wanted(Protocol):
     """What a collective training needs to know of its job."""
 
     rounds: int
-    patience: int | None
+    early_stopping_rounds: int | None
     snapshot_every: int
     on_lost: Literal["wait", "continue"]
     lost_timeout_s: float
@@ -99,7 +99,7 @@ class Boosting:
     def train(self) -> bytes:
         """Has all rounds trained, and returns the model as UBJSON.
 
-        With `patience` it ends when the evaluation does not become better, with the best round.
+        With early stopping it ends when the evaluation does not become better, with the best round.
 
         Raises:
             ConfigurationError: the training failed at a site, and would again.
@@ -122,7 +122,8 @@ class Boosting:
 
     @property
     def _is_done(self) -> bool:
-        done, patience, best = self._group.done, self.job.patience, self.best_round
+        done, best = self._group.done, self.best_round
+        patience = self.job.early_stopping_rounds
         if patience is not None and best is not None and done - best >= patience:
             return True
         return done >= self.job.rounds
@@ -166,7 +167,7 @@ class Boosting:
         snapshot(self.state)
 
     def _finish(self) -> None:
-        keep = self.best_round if self.job.patience is not None else None
+        keep = self.best_round if self.job.early_stopping_rounds is not None else None
         ended = self._group.finish(keep)
         self.measured = ended.metrics
         self._group.take_calls()
@@ -273,8 +274,8 @@ def check_can_carry(fed: Federation) -> None:
     simulation = current_simulation()
     if simulation is not None and simulation.runner != "threads":
         raise ConfigurationError(
-            f"the simulator runs site tasks in {simulation.runner!r}, where each may come to another "
-            "process; a distributed training stays in the one where it began. Simulate with "
+            f"the simulator runs site tasks in {simulation.runner!r}, where each may come to "
+            "another process; a distributed training stays where it began. Simulate with "
             "threads: leave out --processes and --runner."
         )
 

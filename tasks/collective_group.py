@@ -5,7 +5,7 @@ A call gives each site what its training waits for; its answer is the training's
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from prefect_federated.adapters.xgboost.events import (
     RESULT,
@@ -30,7 +30,7 @@ _STOP_S = 60.0
 EventKind = TypeVar("EventKind", bound=Event)
 
 
-class SitesLost(Exception):  # noqa: N818  # no error of the job's: it goes back and on
+class SitesLost(Exception):  # no error of the job's: it goes back and on
     """Sites that do not answer any more; `reasons` has why, by site."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
@@ -110,7 +110,7 @@ class Group:
         self.calls_made = 0
         while True:
             events = self._ask()
-            found = [event for event in events.values() if isinstance(event, kind)]
+            found = [cast(EventKind, event) for event in events.values() if type(event) is kind]
             if len(found) == len(events):
                 self._next = "go_on", {}, {}
                 return found
@@ -140,7 +140,8 @@ class Group:
             event = events[reply.site] = event_of(reply)
             if isinstance(event, Gone):
                 lost[reply.site] = "its process was another than the one that had begun to train"
-        failed = {s: event.reason for s, event in events.items() if isinstance(event, Failed)}
+        said = ((site, events.get(site)) for site in self.sites)
+        failed = {site: event.reason for site, event in said if isinstance(event, Failed)}
         if failed:
             told = "; ".join(
                 f"{', '.join(site for site, own in failed.items() if own == reason)}: {reason}"

@@ -38,14 +38,21 @@ class CollectiveJob(TabularJob):
     )
     eval_metric: list[str] = Field(
         default=[],
-        description="XGBoost's metrics on the test rows of all sites together, after each round; "
-        "the last one counts for `patience`. The objective's own if empty.",
+        description="XGBoost's metrics, measured after each round over all sites; the last one "
+        "counts for early stopping. The objective's own if empty.",
     )
-    patience: int | None = Field(
+    early_stopping_rounds: int | None = Field(
         default=None,
         ge=1,
-        description="End after so many rounds that are not better on the test rows, and keep the "
-        "best.",
+        description="End the job after so many rounds in which the model has not become better, "
+        "and keep the best one; if empty, all rounds are done.",
+    )
+    validation_share: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Share of each site's training rows that early stopping looks at; without it, "
+        "all are trained on, and the rounds' metrics are of the test rows.",
     )
     snapshot_every: int = Field(
         default=5, ge=1, description="Rounds after which the model is written each time."
@@ -57,6 +64,12 @@ class CollectiveJob(TabularJob):
     )
     lost_timeout_s: float = Field(
         default=600, gt=0, description="Seconds for which a lost site is waited for."
+    )
+
+    explain: bool = Field(
+        default=True,
+        description="At the end, have the sites say what each column adds to predictions (means "
+        "of SHAP values; no row leaves), for a picture. Not where sites have different columns.",
     )
 
     def parameters(self, classes: int) -> dict[str, JsonValue]:
@@ -118,19 +131,17 @@ class CollectiveTraining:
 
         Raises:
             SitesDisagree: which site has what.
-            ConfigurationError: `patience` is set, and no site has test rows.
         """
         columns = self.tabular
         schema = columns.agree()
         self.sites = sorted(columns.columns)
         self._parameters = self.job.parameters(len(schema.classes))
         tests = any(said.test_rows for said in columns.columns.values())
-        if self.job.patience is not None and not tests:
-            raise ConfigurationError(
-                "patience goes by the test rows, and no site has any. Set test_share above 0, or "
-                "name a test_split."
-            )
-        self._more = {"parameters": self._parameters, "evaluates": tests}
+        self._more = {"parameters": self._parameters, "evaluated": "test" if tests else None}
+        if self.job.early_stopping_rounds is not None:
+            self._more |= {
+                "evaluated": "validation", "validation_share": self.job.validation_share,
+            }  # fmt: skip
 
     def label_first(self) -> None:
         """Gives rank 0 to the site with the label, and checks what column splits cannot do.
@@ -179,7 +190,7 @@ class CollectiveTraining:
         boosting = Boosting(self.fed, self.job, self.tabular.config(**self._more), self.sites)
         raw = boosting.train()
         self._model = {BOOSTER: np.frombuffer(raw, np.uint8)}
-        keeps_best = self.job.patience is not None and boosting.best_round is not None
+        keeps_best = self.job.early_stopping_rounds is not None and boosting.best_round is not None
         self._rounds = boosting.best_round if keeps_best else self.job.rounds  # type: ignore[assignment]
         if boosting.measured:
             self.tabular.measured({self.sites[0]: boosting.measured})
@@ -191,7 +202,7 @@ class CollectiveTraining:
             at_each_site: False where the training has measured it already.
         """
         if at_each_site:
-            self.tabular.evaluate(self._model)
+            self.tabular.evaluate(self._model, **self._more)
         own = {**self._more, "rounds": self._rounds, "done": 0}
         self.tabular.alone(**own)
 
@@ -204,7 +215,28 @@ class CollectiveTraining:
             parameters=self._parameters,
             leaves=leaves,
             notes=notes,
+            pictures=self._pictures(),
         )
+
+    def _pictures(self) -> dict[str, bytes]:
+        try:
+            from prefect_federated.adapters.xgboost import pictures
+        except ModuleNotFoundError:
+            get_run_logger().info("no pictures of the model: install prefect-federated[plot]")
+            return {}
+        gain = pictures.gain_of(self._model[BOOSTER])
+        made = {"gain": pictures.gain_png(gain)} if gain else {}
+        if self.job.explain and self.fed.can("explain"):
+            replies = self.fed.send(
+                "explain", self._model, sites=self.sites, config=self.tabular.config(**self._more),
+                quorum=0, late_weight=0, same_tensors=False,
+            )  # fmt: skip
+            updates = [reply for reply in replies if isinstance(reply, Update)]
+            updates.sort(key=lambda update: update.site)
+            told = pictures.explained(update.tensors for update in updates)
+            if told is not None:
+                made["shap"] = pictures.shap_png(self.tabular.schema.names, told)
+        return made
 
     def _all_say(self, kind: str, model: Tensors, **more: JsonValue) -> Mapping[str, Tensors]:
         config = self.tabular.config(ranks=list(self.sites), **more)

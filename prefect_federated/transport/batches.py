@@ -196,7 +196,7 @@ class LocalSites:
             yield name, self._answer(name, batch.task, told)
 
     def close(self) -> None:
-        """Ends what the sites have left to the job's end, and the thread that tells what they say."""
+        """Ends what the sites have left to the end, and the thread that tells what they say."""
         end_sites(self.sites.state)
         if self._courier is not None:
             self._courier.close()

@@ -5,7 +5,8 @@ import threading
 from pathlib import Path
 
 from prefect_federated.adapters.xgboost import histogram
-from prefect_federated.adapters.xgboost.histogram import columns, evaluate, start, stop
+from prefect_federated.adapters.xgboost.histogram import start, stop
+from prefect_federated.adapters.xgboost.measuring import columns, evaluate
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import Tensors, Update
 
@@ -26,6 +27,8 @@ def go_on(model: Tensors, site: Site) -> Update:
     is_here = site.name == lost["site"] and site.round == lost["round"]
     if is_here and (times > 1 or not mark.exists()):
         mark.touch()
-        seen[site.name] = [t.name for t in threading.enumerate() if re.fullmatch(r"xgboost-\d", t.name)]
+        seen[site.name] = [
+            t.name for t in threading.enumerate() if re.fullmatch(r"xgboost-\d", t.name)
+        ]
         raise ConnectionError("the power is out")
     return histogram.go_on(model, site)

@@ -99,7 +99,7 @@ def test_no_common_key_a_key_twice_and_categories_are_refused_by_name(tmp_path: 
     with pytest.raises(SitesDisagree, match=r"no key is at all sites \(.*bank has \d+ keys"):
         run(write(tmp_path / "no match", frame, bank=others))
     twice = pd.concat([frame, frame.head(7)])[["person", *names]]
-    with pytest.raises(ConfigurationError, match=r"site 'bank' has \d keys that stand in more than"):
+    with pytest.raises(ConfigurationError, match=r"site 'bank' has \d keys that stand in"):
         run(write(tmp_path / "twice", frame, bank=twice))
     texts = frame[["person", *names]].assign(town=["Bern", "Chur"] * (len(frame) // 2) + ["Bern"])
     with pytest.raises(SitesDisagree, match="columns with categories: town at bank"):

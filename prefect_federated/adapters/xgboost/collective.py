@@ -35,7 +35,7 @@ _REASON_LENGTH = 1000
 _NOTHING: Bytes = np.zeros(0, np.uint8)
 
 
-class TrainingEnded(Exception):  # noqa: N818  # no error: it unwinds a thread that is not wanted
+class TrainingEnded(Exception):  # no error: it unwinds a thread that is not wanted
     """The training was ended from outside."""
 
 
@@ -229,7 +229,7 @@ def _attempt(site: Site) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns what an error of XGBoost's says, without its stack trace and its place in the code."""
+    """Returns what an error of XGBoost's says, without its stack trace and place in the code."""
     lines = str(error).partition("Stack trace:")[0].splitlines()
     said = " ".join(line.strip() for line in lines if line.strip())
     said = re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", said)

@@ -3,31 +3,18 @@
 Each tree is grown on the histograms of all sites' gradients, which are summed by the controller.
 """
 
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from prefect_federated.adapters.xgboost import collective
 from prefect_federated.adapters.xgboost.boosting import Plan, Shard, boost
 from prefect_federated.adapters.xgboost.collective import Training
-from prefect_federated.adapters.xgboost.events import BOOSTER, Ended
-from prefect_federated.adapters.xgboost.matrices import matrix_of
+from prefect_federated.adapters.xgboost.events import Ended
+from prefect_federated.adapters.xgboost.matrix import matrices, matrix, threads_of
+from prefect_federated.adapters.xgboost.measuring import alone, columns, evaluate, explain
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import Tensors, Update
-from prefect_federated.tabular.question import question_in
-from prefect_federated.tabular.rows import describe, load_rows
-from prefect_federated.tabular.scores import scores
 
-if TYPE_CHECKING:
-    import xgboost
-
-
-@executor
-def columns(model: Tensors, site: Site) -> Update:
-    """Says what columns this site has."""
-    return describe(site)
+__all__ = ["alone", "columns", "evaluate", "explain", "go_on", "start", "stop"]
 
 
 @executor
@@ -48,41 +35,14 @@ def stop(model: Tensors, site: Site) -> Update:
     return collective.stop(site)
 
 
-@executor
-def evaluate(model: Tensors, site: Site) -> Update:
-    """Measures a model on this site's test rows."""
-    import xgboost
-
-    booster = xgboost.Booster(model_file=bytearray(np.asarray(model[BOOSTER]).tobytes()))
-    return _measured(booster, site)
-
-
-@executor
-def alone(model: Tensors, site: Site) -> Update:
-    """Trains a model of this site's rows only, as the job trains all, and measures it."""
-    import xgboost
-
-    plan, rows = Plan.of(model, site), load_rows(site)
-    train = matrix_of(rows.train, plan.parameters)
-    return _measured(xgboost.train(dict(plan.parameters), train, plan.rounds), site)
-
-
 def _train(plan: Plan, site: Site, training: Training) -> Ended:
-    rows = load_rows(site)
+    parts, threads = matrices(site).fitted, threads_of(site)
 
     def make() -> Shard:
-        train = matrix_of(rows.train, plan.parameters)
-        if not site.config.get("evaluates"):
+        train = matrix(parts["train"], threads)
+        evaluated = site.config.get("evaluated")
+        if not isinstance(evaluated, str):
             return Shard(train)
-        return Shard(train, [(matrix_of(rows.test, plan.parameters), "test")])
+        return Shard(train, [(matrix(parts[evaluated], threads), evaluated)])
 
     return boost(training, plan, make)
-
-
-def _measured(booster: "xgboost.Booster", site: Site) -> Update:
-    test, question = load_rows(site).test, question_in(site.config)
-    if not test.rows:
-        return Update()
-    predicted = np.asarray(booster.predict(matrix_of(replace(test, group=None), {})), np.float64)
-    found = scores(question.objective, test.label, predicted, test.group)
-    return Update(metrics=found, metrics_weight=test.rows)

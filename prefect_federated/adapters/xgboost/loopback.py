@@ -11,12 +11,12 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -43,6 +43,7 @@ _UNLIMITED = [
     ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
 ]
+_EXCEPTED = "no_grpc_proxy"
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 Carry = Callable[[CollectiveCall], Bytes | None]
@@ -63,7 +64,8 @@ def serving(carry: Carry) -> Iterator[Callable[[int, int], dict[str, Any]]]:
     server_key, server_certificate = _certified("adapter")
     client_key, client_certificate = _certified("training")
     workers = _OneThread()
-    server = grpc.server(workers, options=_UNLIMITED)
+    # grpc asks for no more of its pool than `submit`.
+    server = grpc.server(cast(ThreadPoolExecutor, workers), options=_UNLIMITED)
     handlers = {method: _handler(method, types, carry) for method in METHODS}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     credentials = grpc.ssl_server_credentials(
@@ -196,6 +198,6 @@ def _pass_by_proxies() -> None:
     """Keeps XGBoost's client from asking a proxy of the site's for the way to this machine."""
     if not any(os.environ.get(name) for name in _PROXIES):
         return
-    excepted = os.environ.get("no_grpc_proxy", os.environ.get("no_proxy", "")).split(",")
+    excepted = os.environ.get(_EXCEPTED, os.environ.get("no_proxy", "")).split(",")
     if ADDRESS not in excepted:
-        os.environ["no_grpc_proxy"] = ",".join([*filter(None, excepted), ADDRESS])
+        os.environ[_EXCEPTED] = ",".join([*filter(None, excepted), ADDRESS])

@@ -37,16 +37,26 @@ class Matrices:
     """Matrix -> names of the rounds whose trees are in its margins."""
 
 
-def matrix(part: Part, threads: int = 1) -> "xgboost.DMatrix":
+def matrix(part: Part, threads: int = 1, *, by_columns: bool = False) -> "xgboost.DMatrix":
     """Returns rows as XGBoost takes them: NaN is missing, categories have the schema's numbers.
 
     Rows of one query must stand together: see `by_query`.
+
+    Args:
+        part: The rows.
+        threads: Of XGBoost's.
+        by_columns: Whether other sites have further columns of the same rows; then it is a
+            collective call.
     """
     import xgboost
+    from xgboost.core import DataSplitMode
 
     group = {} if part.group is None else {"qid": part.group}
     label = part.label if len(part.label) else None
-    return xgboost.DMatrix(part.features, label, enable_categorical=True, nthread=threads, **group)
+    return xgboost.DMatrix(
+        part.features, label, enable_categorical=True, nthread=threads,
+        data_split_mode=DataSplitMode.COL if by_columns else DataSplitMode.ROW, **group,
+    )  # fmt: skip
 
 
 def by_query(part: Part) -> Part:

@@ -54,7 +54,7 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
 def message_types() -> Mapping[str, type[Message]]:
     """Returns the types of requests and replies, by name such as "AllreduceRequest"."""
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(_file())  # type: ignore[no-untyped-call]
+    pool.Add(_file())
     find: Callable[[str], Any] = pool.FindMessageTypeByName
     return {
         name: message_factory.GetMessageClass(find(f"{_PACKAGE}.{name}"))

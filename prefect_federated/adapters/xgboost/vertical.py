@@ -18,7 +18,7 @@ from prefect_federated.adapters.xgboost import collective
 from prefect_federated.adapters.xgboost.boosting import Plan, Shard, boost
 from prefect_federated.adapters.xgboost.collective import Training
 from prefect_federated.adapters.xgboost.events import Ended
-from prefect_federated.adapters.xgboost.matrices import matrix_of
+from prefect_federated.adapters.xgboost.matrix import matrix, threads_of
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import JsonValue, Tensors, Update
@@ -99,47 +99,50 @@ def alone(model: Tensors, site: Site) -> Update:
     """
     import xgboost
 
-    plan, parts = Plan.of(model, site), _matched_rows(site)
+    plan, parts, threads = Plan.of(model, site), _matched_rows(site), threads_of(site)
     if not len(parts["train"].label):
         raise ConfigurationError("the label is not at this site, so it can train nothing alone.")
-    booster = xgboost.train(
-        dict(plan.parameters), matrix_of(parts["train"], plan.parameters), plan.rounds
-    )
+    booster = xgboost.train(dict(plan.parameters), matrix(parts["train"], threads), plan.rounds)
     test = parts["test"]
-    return Update(
-        metrics=_scores(site, test, booster.predict(matrix_of(test, {}))), metrics_weight=test.rows
-    )
+    found = _scores(site, test, booster.predict(matrix(test, threads))) if test.rows else {}
+    return Update(metrics=found, metrics_weight=max(test.rows, 1))
 
 
 def _train(plan: Plan, site: Site, training: Training) -> Ended:
-    parts = _matched_rows(site)
+    parts, threads = _matched_rows(site), threads_of(site)
     names = cast(list[str], site.config["names"])
 
     def make() -> Shard:
-        train, *test = [
-            (matrix_of(parts[part], plan.parameters, by_columns=True), part)
-            for part in _PARTS
+        train, *others = [
+            (matrix(parts[part], threads, by_columns=True), part)
+            for part in ("train", "test", "validation")
             if parts[part].rows
         ]
-        return Shard(train[0], test, names)
+        return Shard(train[0], others, names)
 
     def measure(booster: "xgboost.Booster", shard: Shard) -> Mapping[str, float]:
-        for matrix, part in shard.evaluated:
-            predicted = booster.predict(matrix)  # a collective call: all sites take part
-            if training.rank == 0:
-                return _scores(site, parts[part], predicted)
+        for rows, part in shard.evaluated:
+            if part == "test":
+                predicted = booster.predict(rows)  # a collective call: all sites take part
+                return _scores(site, parts[part], predicted) if training.rank == 0 else {}
         return {}
 
     return boost(training, plan, make, measure)
 
 
 def _matched_rows(site: Site) -> dict[str, Part]:
+    """Returns the rows that all sites have, in their common order; some to stop early by."""
     rows = load_rows(site)
     found = {}
     for part, of_site in zip(_PARTS, (rows.train, rows.test), strict=True):
         file = site.state / _FILE.format(part=part)
         chosen: Rows = np.load(file, allow_pickle=False)
         found[part] = of_site.of(chosen)
+    train = found["train"]
+    number = round(train.rows * site.number("validation_share", 0))
+    order = np.random.default_rng(question_in(site.config).seed).permutation(train.rows)
+    found["validation"] = train.of(np.sort(order[:number]))
+    found["train"] = train.of(np.sort(order[number:]))
     return found
 
 

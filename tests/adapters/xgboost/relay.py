@@ -39,7 +39,8 @@ def relayed(
         work: What each training runs.
         on_round: What is said after a round, as config of "go_on".
     """
-    rounds, calls = [], 0
+    rounds: list[RoundDone] = []
+    calls = 0
     updates = together([lambda site=site: collective.start(site, work) for site in sites])  # type: ignore[misc]
     while True:
         events = [event_of(update) for update in updates]  # type: ignore[arg-type]
@@ -62,4 +63,4 @@ def relayed(
             assert all(isinstance(event, CollectiveCall) for event in events)
             tensors = {RESULT: result_of(told)}  # type: ignore[arg-type]
         asked = [Site(s.name, s.data, s.state, {**s.config, **config}) for s in sites]
-        updates = together([lambda s=s: collective.go_on(tensors, s) for s in asked])  # type: ignore[misc]
+        updates = together([lambda s=s, t=tensors: collective.go_on(t, s) for s in asked])  # type: ignore[misc]

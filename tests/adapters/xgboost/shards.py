@@ -1,4 +1,4 @@
-"""XGBoost's own collective over shards of data, in threads of this process: what is compared with."""
+"""XGBoost's own collective over shards of data, in threads: what is compared with."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
