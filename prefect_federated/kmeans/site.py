@@ -79,11 +79,13 @@ def alone(model: Tensors, site: Site) -> Update:
 
 
 def measured(rows: Floats, centers: Floats) -> dict[str, float]:
-    """Returns the inertia a row, and the mean of the simplified silhouettes.
+    """Returns the inertia a row, and the mean of the simplified silhouettes; none without rows.
 
     Source: Hruschka, Campello and de Castro 2006, "Evolving clusters in gene-expression data",
     equation 2, with distances to centres in place of those to all rows.
     """
+    if not len(rows):
+        return {}
     apart = distances(rows, np.asarray(centers, np.float64))
     found = {"inertia_per_row": float(apart.min(axis=1).mean())}
     if len(centers) > 1:

@@ -33,3 +33,11 @@ def read_all(folder: Path, split: str, sites: list[str] | None = None) -> pd.Dat
     """Returns all sites' rows of a split together."""
     names = sites or sorted(path.name for path in folder.iterdir())
     return pd.concat([pd.read_csv(folder / name / f"{split}.csv") for name in names])
+
+
+def documented(page: str) -> dict[str, str]:
+    """Returns the parameters that a page of docs/ lists, with their defaults as it shows them."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    lines = text[text.index("## Parameters") :].splitlines()
+    cells = [line.split("|") for line in lines if line.startswith("| `")]
+    return {cell[1].strip(" `"): cell[2].strip(" `") for cell in cells}

@@ -15,9 +15,9 @@ from prefect_federated import load_fitted, simulate
 from prefect_federated.errors import ModelUndetermined
 from prefect_federated.flows.kmeans import kmeans
 from prefect_federated.messages import JsonValue
-from prefect_federated.tasks.kmeans import KMeansRef
+from prefect_federated.tasks.kmeans import KMeansJob, KMeansRef
 from prefect_federated.tasks.simulated import Simulation, simulating
-from tests.flows.tables import read_all, write_sites
+from tests.flows.tables import documented, read_all, write_sites
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -129,3 +129,12 @@ def test_more_clusters_than_groups_of_rows_are_refused(tmp_path: Path) -> None:
         ModelUndetermined, match="different groups of at least 5 rows, and 40 clusters"
     ):
         run(data, clusters=40)
+
+
+def test_the_page_lists_each_parameter_of_the_job_with_its_default() -> None:
+    shown = documented("k-means.md")
+    own = {name: KMeansJob.model_fields[name].default for name in KMeansJob.__annotations__}
+    assert (shown.pop("clusters"), shown.pop("scale")) == ("needed", "true")
+    assert {name: float(each) for name, each in shown.items()} == {
+        name: each for name, each in own.items() if name not in ("clusters", "scale", "executor")
+    }

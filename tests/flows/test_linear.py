@@ -17,7 +17,7 @@ from prefect_federated.linear.inference import Coefficient
 from prefect_federated.messages import JsonValue
 from prefect_federated.tasks.linear import LinearJob, LinearRef
 from prefect_federated.tasks.simulated import Simulation, simulating
-from tests.flows.tables import read_all, write_sites
+from tests.flows.tables import documented, read_all, write_sites
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -243,3 +243,10 @@ def test_parameters_that_do_not_fit_are_refused() -> None:
         LinearJob(dataset="made", label="stay", family="ridge", alpha=0)
     with pytest.raises(ValueError, match="with one it is 'ridge'"):
         LinearJob(dataset="made", label="stay", alpha=1)
+
+
+def test_the_page_lists_each_parameter_of_the_job_with_its_default() -> None:
+    shown = documented("linear-models.md")
+    own = {name: LinearJob.model_fields[name].default for name in LinearJob.__annotations__}
+    assert shown.pop("alpha") == "0, and 1 for `ridge` and `elastic_net"
+    assert shown == {n: str(each) for n, each in own.items() if n not in ("alpha", "executor")}
