@@ -122,7 +122,7 @@ class Svm:
         """
         start = Newton.start(len(self._schema.classes), self._width).state
         state = self._state or State(start)
-        newton, self._rounds = Newton(state.model), state.round
+        newton, self._rounds, few = Newton(state.model), state.round, set[str]()
         before = (
             None if self._state is None else json.loads(bytes(state.extra["prepared"]["sites"]))
         )
@@ -130,11 +130,17 @@ class Svm:
             self._rounds += 1
             replies = self._ask("sums", {"coef": newton.coef}, self._rounds)
             there = [each.site for each in replies]
+            few |= {each.site for each in replies if each.tensors.get("few")}
             if before is not None and there != before:  # the sums are those of other rows
                 newton = newton.elsewhere()
             newton, before = newton.after(each.tensors for each in replies), there
             snapshot(State(newton.state, self._rounds, {"prepared": self._prepared(there)}))
         self._note_missing(before or [])
+        if few:
+            self._notes.append(
+                f"At {', '.join(sorted(few))} few rows were within the margin: what was sent tells "
+                "more of them than of others."
+            )
         if not newton.is_done:
             self._notes.append(
                 f"The SVM had not reached the optimum after {self._rounds} rounds; give it more."

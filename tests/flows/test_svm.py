@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from prefect_federated import Site, executor, simulate
 from prefect_federated.adapters.sklearn import svm as site_tasks
 from prefect_federated.adapters.sklearn.hinge import fit
-from prefect_federated.errors import ConfigurationError
+from prefect_federated.errors import ConfigurationError, QuorumNotReached
 from prefect_federated.flows.svm import svm
 from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tabular.saved import load_fitted
@@ -123,6 +123,22 @@ def test_without_a_site_it_goes_on_to_the_optimum_of_the_others_and_says_so(
     expected = fit(model[:2].transform(rows[COLUMNS]), label, 2, 1.0)
     np.testing.assert_allclose(model[2].coef_, expected[:, :-1], rtol=0, atol=1e-7)
     assert "The model is without the rows of b." in card(reference)["notes"]
+
+
+def test_sums_of_few_rows_are_noted_and_not_sent_where_the_site_says_so(tmp_path: Path) -> None:
+    train, test = cancer.frames()
+    by_size = train.sort_values("mean_radius")
+    well, sick = by_size[by_size["benign"] == 1], by_size[by_size["benign"] == 0]
+    clear = pd.concat([well.iloc[:30], sick.iloc[:2], sick.iloc[-30:]])  # all but two of them
+    rest = train.drop(index=clear.index)
+    parts = {"a": clear, "b": rest.iloc[:150], "c": rest.iloc[150:]}
+    data = cancer.write(tmp_path, parts, test)
+    reference, _ = run(data, kernel="linear")
+    assert any(note.startswith("At a few rows were") for note in card(reference)["notes"])
+    file = data / "a" / "datasets.yaml"
+    file.write_text(file.read_text() + "privacy: {small_cell: 5}\n")
+    with pytest.raises(QuorumNotReached, match="a: ConfigurationError: fewer than 5 training rows"):
+        run(data, kernel="linear", quorum=1.0)
 
 
 def test_pooled_support_vectors_come_near_the_pooled_svm(tmp_path: Path) -> None:

@@ -38,21 +38,22 @@ def sums(rows: Floats, label: Floats, classes: int, coef: Floats, c: float) -> d
 
     Returns:
         "loss" `(k,)`, "gradient" `(k, d + 1)`, "hessian" `(k, (d + 1)(d + 2) / 2)`: the lower
-        triangles, row by row.
+        triangles, row by row; and "inside" `(k,)`: of how many rows they are sums.
     """
     design = np.hstack([rows, np.ones((len(rows), 1))])
     k, width = coef.shape
     triangle = np.tril_indices(width)
     loss, gradient, hessian = np.zeros(k), np.zeros((k, width)), np.zeros((k, len(triangle[0])))
+    counts = np.zeros(k)
     for j in range(k):
         sign = np.where(label == (1 if classes == 2 else j), 1.0, -1.0)
         short = 1 - sign * (design @ coef[j])
         inside = short > 0
-        near = design[inside]
+        near, counts[j] = design[inside], inside.sum()
         loss[j] = c * np.square(short[inside]).sum()
         gradient[j] = -2 * c * near.T @ (sign[inside] * short[inside])
         hessian[j] = (2 * c * near.T @ near)[triangle]
-    return {"loss": loss, "gradient": gradient, "hessian": hessian}
+    return {"loss": loss, "gradient": gradient, "hessian": hessian, "inside": counts}
 
 
 def fit(rows: Floats, label: Floats, classes: int, c: float, steps: int = 60) -> Floats:

@@ -21,7 +21,7 @@ from prefect_federated.adapters.sklearn.voting import calibrate
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import Tensors, Update
-from prefect_federated.tabular.rows import allows_raw_rows, describe
+from prefect_federated.tabular.rows import allows_raw_rows, describe, policy_of
 
 _HELD_OUT = 0.2  # of a site's training rows, to calibrate its scores
 _CHUNK = 20_000
@@ -60,7 +60,13 @@ def spread(model: Tensors, site: Site) -> Update:
 
 @executor
 def sums(model: Tensors, site: Site) -> Update:
-    """Returns the site's part of the linear SVM's loss, gradient and Hessian at `model["coef"]`."""
+    """Returns the site's part of the linear SVM's loss, gradient and Hessian at `model["coef"]`.
+
+    Beside them "few" `()`, bool: whether they are sums of fewer rows than `small_cell`, but some.
+
+    Raises:
+        ConfigurationError: they are, and the site's own policy sets `small_cell`.
+    """
     here, coef, c = encoded(site), np.asarray(model["coef"]), site.number("C", 1.0)
     features = _features(site, here)
     total: dict[str, Floats] = {}
@@ -69,6 +75,15 @@ def sums(model: Tensors, site: Site) -> Update:
         label = here.label[start : start + _CHUNK]
         part = sums_of(rows, label, here.classes, coef, c)
         total = {name: total.get(name, 0) + array for name, array in part.items()}
+    inside, policy = total.pop("inside"), policy_of(site)
+    few = bool(((inside > 0) & (inside < policy.small_cell)).any())
+    if few and "small_cell" in policy.model_fields_set:
+        raise ConfigurationError(
+            f"fewer than {policy.small_cell} training rows are within the margin, and the site's "
+            "own policy sets small_cell: it sends no sums of so few. Choose a smaller C, which "
+            "widens the margin, or take method 'ensemble'."
+        )
+    total["few"] = np.array(few)
     linear = linear_svc(coef, np.arange(here.classes), c)
     metrics = measured(linear, _mapped(features, here.test), here.test_label, here.classes)
     metrics["hinge"] = float(total["loss"].sum()) / (c * len(here.label))
