@@ -29,6 +29,8 @@ from prefect_federated.flows.statistics import statistics
 from prefect_federated.flows.svm import svm
 from prefect_federated.flows.xgboost_bagging import xgboost_bagging
 from prefect_federated.flows.xgboost_cyclic import xgboost_cyclic
+from prefect_federated.flows.xgboost_histogram import xgboost_histogram
+from prefect_federated.flows.xgboost_vertical import xgboost_vertical
 
 BUILT_IN: "tuple[Flow[..., Any], ...]" = (
     fedavg,
@@ -40,6 +42,8 @@ BUILT_IN: "tuple[Flow[..., Any], ...]" = (
     statistics,
     xgboost_bagging,
     xgboost_cyclic,
+    xgboost_histogram,
+    xgboost_vertical,
     linear,
     kmeans,
     svm,
