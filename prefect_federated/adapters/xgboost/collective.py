@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from prefect_federated.messages import JsonValue, Tensors, Update
 _END_S = 60.0  # a training that computes sees only at its next call that it was ended
 _REASON_LENGTH = 1000
 _NOTHING: Bytes = np.zeros(0, np.uint8)
+
+
+Work: TypeAlias = Callable[["Training"], Ended]
 
 
 class TrainingEnded(Exception):  # no error: it unwinds a thread that is not wanted
@@ -57,16 +60,16 @@ class Training:
         attempt: The attempt's number, which the controller gives.
         rank: This site's rank, from 0.
         sites: How many sites train together.
-        work: Trains and returns the model, inside XGBoost's communicator; on the thread.
+        load: Reads the site's rows, outside of XGBoost's communicator, and returns what trains on
+            them inside; both on the thread. A matrix that is made inside is a collective call, so
+            that each site has to make the same ones, whatever it has in memory already.
     """
 
-    def __init__(
-        self, attempt: int, rank: int, sites: int, work: Callable[["Training"], Ended]
-    ) -> None:
+    def __init__(self, attempt: int, rank: int, sites: int, load: Callable[[], Work]) -> None:
         self.attempt = attempt
         self.rank = rank
         self.sites = sites
-        self._work = work
+        self._load = load
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Bytes | Decision | None] = queue.SimpleQueue()
         self._is_ended = threading.Event()
@@ -123,8 +126,9 @@ class Training:
         try:
             from prefect_federated.adapters.xgboost.loopback import joining
 
+            work = self._load()
             with joining(self._carry, self.rank, self.sites):
-                ended = self._work(self)
+                ended = work(self)
             self._events.put(ended if self.rank == 0 else replace(ended, booster=_NOTHING))
         except TrainingEnded:
             pass
@@ -142,12 +146,12 @@ _trainings: dict[str, Training] = {}  # by the site's folder for the job
 _lock = threading.Lock()
 
 
-def start(site: Site, work: Callable[[Training], Ended]) -> Update:
+def start(site: Site, load: Callable[[], Work]) -> Update:
     """Starts this site's training, which ends one that is there; answers with its first event.
 
     Args:
         site: The site; its config says "attempt" (a number) and "ranks" (the sites by rank).
-        work: Trains and returns the model; see `Training`.
+        load: Reads the rows and returns what trains; see `Training`.
 
     Raises:
         ConfigurationError: this site is not among the ranks, or its xgboost cannot do it.
@@ -159,7 +163,7 @@ def start(site: Site, work: Callable[[Training], Ended]) -> Update:
             f"site {site.name!r} was asked to train with {ranks}, among which it is not."
         )
     stop(site)
-    training = Training(attempt, ranks.index(site.name), len(ranks), work)
+    training = Training(attempt, ranks.index(site.name), len(ranks), load)
     with _lock:
         _trainings[str(site.state)] = training
     at_the_end(site, lambda: _forget(str(site.state), training))

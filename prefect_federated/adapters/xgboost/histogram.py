@@ -7,8 +7,7 @@ from functools import partial
 
 from prefect_federated.adapters.xgboost import collective
 from prefect_federated.adapters.xgboost.boosting import Plan, Shard, boost
-from prefect_federated.adapters.xgboost.collective import Training
-from prefect_federated.adapters.xgboost.events import Ended
+from prefect_federated.adapters.xgboost.collective import Work
 from prefect_federated.adapters.xgboost.matrix import matrices, matrix, threads_of
 from prefect_federated.adapters.xgboost.measuring import alone, columns, evaluate, explain
 from prefect_federated.executors import Site, executor
@@ -20,7 +19,7 @@ __all__ = ["alone", "columns", "evaluate", "explain", "go_on", "start", "stop"]
 @executor
 def start(model: Tensors, site: Site) -> Update:
     """Starts the training; answers with its first event. See `collective.start`."""
-    return collective.start(site, partial(_train, Plan.of(model, site), site))
+    return collective.start(site, partial(_load, Plan.of(model, site), site))
 
 
 @executor
@@ -35,7 +34,7 @@ def stop(model: Tensors, site: Site) -> Update:
     return collective.stop(site)
 
 
-def _train(plan: Plan, site: Site, training: Training) -> Ended:
+def _load(plan: Plan, site: Site) -> Work:
     parts, threads = matrices(site).fitted, threads_of(site)
 
     def make() -> Shard:
@@ -45,4 +44,4 @@ def _train(plan: Plan, site: Site, training: Training) -> Ended:
             return Shard(train)
         return Shard(train, [(matrix(parts[evaluated], threads), evaluated)])
 
-    return boost(training, plan, make)
+    return lambda training: boost(training, plan, make)

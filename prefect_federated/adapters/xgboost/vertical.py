@@ -16,8 +16,7 @@ import numpy as np
 
 from prefect_federated.adapters.xgboost import collective
 from prefect_federated.adapters.xgboost.boosting import Plan, Shard, boost
-from prefect_federated.adapters.xgboost.collective import Training
-from prefect_federated.adapters.xgboost.events import Ended
+from prefect_federated.adapters.xgboost.collective import Work
 from prefect_federated.adapters.xgboost.matrix import matrix, threads_of
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
@@ -75,7 +74,7 @@ def matched(model: Tensors, site: Site) -> Update:
 @executor
 def start(model: Tensors, site: Site) -> Update:
     """Starts the training; answers with its first event. See `collective.start`."""
-    return collective.start(site, partial(_train, Plan.of(model, site), site))
+    return collective.start(site, partial(_load, Plan.of(model, site), site))
 
 
 @executor
@@ -108,7 +107,7 @@ def alone(model: Tensors, site: Site) -> Update:
     return Update(metrics=found, metrics_weight=max(test.rows, 1))
 
 
-def _train(plan: Plan, site: Site, training: Training) -> Ended:
+def _load(plan: Plan, site: Site) -> Work:
     parts, threads = _matched_rows(site), threads_of(site)
     names = cast(list[str], site.config["names"])
 
@@ -124,10 +123,10 @@ def _train(plan: Plan, site: Site, training: Training) -> Ended:
         for rows, part in shard.evaluated:
             if part == "test":
                 predicted = booster.predict(rows)  # a collective call: all sites take part
-                return _scores(site, parts[part], predicted) if training.rank == 0 else {}
+                return _scores(site, parts[part], predicted) if len(parts[part].label) else {}
         return {}
 
-    return boost(training, plan, make, measure)
+    return lambda training: boost(training, plan, make, measure)
 
 
 def _matched_rows(site: Site) -> dict[str, Part]:

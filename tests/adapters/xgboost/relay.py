@@ -41,7 +41,7 @@ def relayed(
     """
     rounds: list[RoundDone] = []
     calls = 0
-    updates = together([lambda site=site: collective.start(site, work) for site in sites])  # type: ignore[misc]
+    updates = together([lambda site=site: collective.start(site, lambda: work) for site in sites])  # type: ignore[misc]
     while True:
         events = [event_of(update) for update in updates]  # type: ignore[arg-type]
         first, config = events[0], {}

@@ -168,7 +168,7 @@ def test_no_key_is_on_the_disk_while_a_training_runs_and_no_thread_stays(tmp_pat
 
 def test_a_training_that_waits_for_a_call_ends_when_the_job_does(tmp_path: Path) -> None:
     site = sites_of(tmp_path, 2)[0]  # the other one never comes
-    event = event_of(collective.start(site, work_of()))
+    event = event_of(collective.start(site, work_of))
     assert isinstance(event, CollectiveCall)
     assert any(re.fullmatch(r"xgboost-\d", name) for name in threads())
     end_sites(tmp_path)
@@ -192,7 +192,7 @@ def test_an_xgboost_without_its_federated_client_is_refused(
 ) -> None:
     monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_FEDERATED": False})
     with pytest.raises(ConfigurationError, match="built without federated learning"):
-        collective.start(sites_of(tmp_path, 2)[0], work_of())
+        collective.start(sites_of(tmp_path, 2)[0], work_of)
 
 
 def test_a_proxy_of_the_machine_is_passed_by(
