@@ -227,7 +227,7 @@ def _said(
             test_rows = rows.rows
     why_not = refusal(dataset.policy, train_rows)
     if why_not is not None:  # nothing else of it is told
-        return SiteColumns(problems=tuple(looked.problems) or (why_not,), versions=versions)
+        return SiteColumns(problems=looked.lacking or (why_not,), versions=versions)
     return SiteColumns(
         features=tuple(looked.features()),
         withheld=looked.withheld,
@@ -246,6 +246,7 @@ class _Look:
     def __init__(self, question: TabularQuestion, policy: PrivacyPolicy) -> None:
         self.rows = 0
         self.problems: list[str] = []
+        self.lacking: tuple[str, ...] = ()  # the problems that tell nothing of the values
         self.withheld: dict[str, str] = {}
         self._question = question
         self._policy = policy
@@ -282,6 +283,7 @@ class _Look:
                 self.problems.append(
                     f"there is no column {name!r} that may be used. {near(name, table.columns)}"
                 )
+        self.lacking = tuple(self.problems)
         read = [*wanted, *([label] if label is not None and self._label_kind else [])]
         self._counts = {name: Counter() for name in wanted if self._kinds[name] == "categorical"}
         for chunk in table.chunks(read, _ROWS_AT_ONCE):
@@ -319,6 +321,7 @@ class _Look:
         numbers = [each for each in self._classes if not isinstance(each, str)]
         if self._label_kind == "empty" or not self._classes:
             self.problems.append(f"{told} has no value in any row")
+            self.lacking = tuple(self.problems)
         elif self._question.has_classes:
             if len(self._classes) > MOST_CLASSES:
                 self.problems.append(

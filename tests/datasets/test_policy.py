@@ -91,3 +91,14 @@ def test_every_rule_has_a_description_and_a_default() -> None:
         for name, field in model.model_fields.items():
             assert field.description, name
             assert not field.is_required(), name
+
+
+@pytest.mark.parametrize("rule", ["raw_rows", "training"])
+def test_what_may_be_done_with_rows_needs_both_that_say_something(rule: str) -> None:
+    yes, no = (PrivacyPolicy.model_validate({rule: each}) for each in (True, False))
+    for one, other in ((yes, no), (no, yes), (no, no), (no, PrivacyPolicy())):
+        assert getattr(one.stricter(other), rule) is False
+    for one, other in ((yes, yes), (yes, PrivacyPolicy()), (PrivacyPolicy(), yes)):
+        assert getattr(one.stricter(other), rule) is True
+    neither = PrivacyPolicy().stricter(PrivacyPolicy())
+    assert getattr(neither, rule) is getattr(PrivacyPolicy(), rule)

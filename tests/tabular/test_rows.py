@@ -144,6 +144,18 @@ def test_a_policy_keeps_a_site_out(make_site: MakeSite) -> None:
     assert not said(make_site(people(), "site-5", privacy=let)).problems
 
 
+@pytest.mark.parametrize("rule", ["minimum_rows: 50", "minimum_rows: 1, training: false"])
+def test_a_site_that_is_kept_out_tells_nothing_of_its_labels_values(
+    make_site: MakeSite, rule: str
+) -> None:
+    made = people().assign(sick=[-1, 2] * 20)
+    question = TabularQuestion.model_validate({**BINARY.model_dump(), "objective": "poisson"})
+    told = said(make_site(made, privacy=f"{{{rule}}}"), question).problems
+    assert len(told) == 1
+    assert "below 0" not in told[0]
+    assert "minimum 50" in told[0] or "training: false" in told[0]
+
+
 def test_raw_rows_leave_only_where_the_site_says_so(make_site: MakeSite) -> None:
     question = asking(make_site(people()), BINARY)
     assert not allows_raw_rows(question)
