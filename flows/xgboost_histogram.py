@@ -41,6 +41,7 @@ class HistogramJob(CollectiveJob):
     executor: str = Field(
         default="prefect_federated.adapters.xgboost.histogram",
         description="Executor that the sites run.",
+        pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$",
     )
     group: str | None = Field(
         default=None, description="Ranking: the column that names each row's query."

@@ -43,9 +43,15 @@ class VerticalJob(CollectiveJob):
     executor: str = Field(
         default="prefect_federated.adapters.xgboost.vertical",
         description="Executor that the sites run.",
+        pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$",
     )
     objective: Literal["binary", "multiclass", "regression", "poisson"] = Field(
         default="binary", description="What the label is."
+    )
+    on_lost: Literal["wait"] = Field(
+        default="wait",
+        description="When a site is lost, all go back to the last snapshot and wait until it is "
+        "back: each site's columns are needed.",
     )
     key: str = Field(
         min_length=1, description="Column by which rows of different sites are matched."

@@ -27,7 +27,7 @@ from prefect_federated.tasks.collective_group import Group, SitesLost
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.round_report import RoundReport
 from prefect_federated.tasks.simulated import current_simulation
-from prefect_federated.tasks.snapshots import State, restore, snapshot
+from prefect_federated.tasks.snapshots import State, snapshot
 from prefect_federated.transport.calls import CallTerms
 
 _ATTEMPTS = 3  # in a row that do not get one round further
@@ -60,23 +60,27 @@ class Boosting:
         job: What is wanted.
         config: Settings of the site task "start".
         sites: The sites that train, in the order of their ranks: the first gives the model.
+        state: The job after its last snapshot; None for a new job.
+        kept: Further named tensors that each snapshot holds.
 
     Raises:
         ConfigurationError: the simulator runs site tasks in processes, or a filter is set.
     """
 
     def __init__(
-        self, fed: Federation, job: Wanted, config: Mapping[str, JsonValue], sites: Sequence[str]
-    ) -> None:
+        self, fed: Federation, job: Wanted, config: Mapping[str, JsonValue], sites: Sequence[str],
+        *, state: State | None = None, kept: Mapping[str, Tensors] | None = None,
+    ) -> None:  # fmt: skip
         check_can_carry(fed)
         self.fed = fed
         self.job = job
-        self.state = restore() or State({})
+        self.state = state or State({})
         """The job after its last snapshot."""
         self.scores = [float(score) for score in self.state.extra.get("scores", {}).get("all", [])]
         """What the rounds are judged by, one number a round; empty without an evaluation."""
         self.measured: dict[str, float] = {}
         """What the training itself has measured of its model; empty where it does not."""
+        self._kept = kept or {}
         self._all = list(sites)
         self._config = config
         self._rows = len(fed.reporter.history)  # of the table, at the last snapshot
@@ -159,7 +163,10 @@ class Boosting:
         self.fed.events.answered(number, report.summary())
 
     def _keep(self, round: int, booster: Bytes, *, is_ended: bool = False) -> None:
-        extra: dict[str, Tensors] = {"scores": {"all": np.array(self.scores, np.float64)}}
+        extra: dict[str, Tensors] = {
+            **self._kept,
+            "scores": {"all": np.array(self.scores, np.float64)},
+        }
         if is_ended:
             extra["ended"] = {"rounds": np.array([round])}
         self.state = State({BOOSTER: np.array(booster)}, round, extra)

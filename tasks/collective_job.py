@@ -13,9 +13,13 @@ from prefect_federated.errors import ConfigurationError, QuorumNotReached, Sites
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.matching import HASH_BYTES, HashedIds, HashedMeeting
 from prefect_federated.tabular.saved import Fitted
+from prefect_federated.tabular.schema import Schema
 from prefect_federated.tasks.collective import Boosting, check_can_carry
 from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.snapshots import State, restore
 from prefect_federated.tasks.tabular import FittedRef, Tabular, TabularJob
+
+_SCHEMA = "schema"
 
 
 class CollectiveJob(TabularJob):
@@ -124,16 +128,24 @@ class CollectiveTraining:
         self._parameters: dict[str, JsonValue] = {}
         self._more: dict[str, JsonValue] = {}
         self._model: Tensors = {}
+        self._state: State | None = None
+        self._kept: dict[str, Tensors] = {}
         self._rounds = 0
 
     def agree(self) -> None:
-        """Has the sites agree on columns and classes.
+        """Has the sites agree on columns and classes, or on those of the job's snapshot.
 
         Raises:
             SitesDisagree: which site has what.
         """
         columns = self.tabular
-        schema = columns.agree()
+        columns.agree()
+        self._state = restore()
+        if self._state is not None:
+            told = np.asarray(self._state.extra[_SCHEMA]["json"]).tobytes()
+            columns.go_on_with(Schema.model_validate_json(told))
+        schema = columns.schema
+        self._kept = {_SCHEMA: {"json": np.frombuffer(schema.model_dump_json().encode(), np.uint8)}}
         self.sites = sorted(columns.columns)
         self._parameters = self.job.parameters(len(schema.classes))
         tests = any(said.test_rows for said in columns.columns.values())
@@ -187,7 +199,10 @@ class CollectiveTraining:
 
     def train(self) -> None:
         """Has all rounds trained; see `Boosting.train`."""
-        boosting = Boosting(self.fed, self.job, self.tabular.config(**self._more), self.sites)
+        boosting = Boosting(
+            self.fed, self.job, self.tabular.config(**self._more), self.sites,
+            state=self._state, kept=self._kept,
+        )  # fmt: skip
         raw = boosting.train()
         self._model = {BOOSTER: np.frombuffer(raw, np.uint8)}
         keeps_best = self.job.early_stopping_rounds is not None and boosting.best_round is not None

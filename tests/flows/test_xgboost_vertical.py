@@ -115,3 +115,13 @@ def test_what_column_splits_cannot_do_is_said_before_anybody_is_asked(tmp_path: 
             xgboost_vertical, data=data, processes=1,
             parameters={"dataset": "people", "label": "target", "key": "person"},
         )  # fmt: skip
+
+
+def test_a_lost_site_is_waited_for_and_all_go_on_from_the_snapshot(tmp_path: Path) -> None:
+    reference = run(
+        write(tmp_path, people()), executor="tests.flows.losing_columns_executor",
+        config={"lost": {"site": "insurer", "round": 4}}, snapshot_every=2, compare_alone=False,
+    )  # fmt: skip
+    rows = [row for row in reference.history if row["kind"] == "boost"]
+    assert [row["round"] for row in rows] == [1, 2, 3, 4, 5]
+    assert reference.metrics["auc"] > 0.9

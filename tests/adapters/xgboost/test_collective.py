@@ -131,7 +131,7 @@ def test_the_adapter_listens_on_loopback_and_takes_its_own_client_only() -> None
         authority = Path(given["federated_server_cert_path"]).read_bytes()
         stranger = grpc.ssl_channel_credentials(authority)  # without the training's certificate
         with grpc.secure_channel(f"127.0.0.1:{port}", stranger) as channel:
-            ask = channel.unary_unary(f"/{SERVICE}/Allreduce")
+            ask: Any = channel.unary_unary(f"/{SERVICE}/Allreduce")
             with pytest.raises(grpc.RpcError):
                 ask(b"", timeout=5)
     assert not folder.exists()
