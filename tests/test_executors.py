@@ -14,6 +14,8 @@ from prefect_federated.executors import (
     LoadedExecutor,
     ReceivedTask,
     Site,
+    at_the_end,
+    end_sites,
     executor,
     load_executor,
     run_task,
@@ -182,6 +184,30 @@ def test_the_function_form_runs_task_after_task_until_the_job_ends(tmp_path: Pat
     assert {here.config["epochs"] for here in seen} == {2}
     kinds = [type(answer) for _, answer in link.answers]
     assert kinds == [Update, ValueError, Update, ExecutorNotFound]
+
+
+def test_what_was_left_to_the_end_of_a_job_ends_with_it_at_that_site_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    def broken() -> None:
+        raise OSError("it is gone already")
+
+    def train(model: Tensors, here: Site) -> Update:
+        at_the_end(here, broken)
+        at_the_end(here, lambda: ended.append(here.name))
+        return Update(model)
+
+    other = replace(site(tmp_path / "other"), name="other")
+    at_the_end(other, lambda: ended.append("other"))
+    with pytest.raises(JobEnded):
+        serve(LoadedExecutor("trial", {"train": train}), site(tmp_path / "own"), TrialLink(task(1)))
+    assert ended == ["site-1"]
+    assert "could not be" in caplog.text
+    end_sites(tmp_path)
+    end_sites(tmp_path)
+    assert ended == ["site-1", "other"]
 
 
 def test_a_traceback_stays_in_the_sites_own_log(
