@@ -13,8 +13,9 @@ from prefect_federated.kmeans.cells import Floats, distances
 from prefect_federated.kmeans.search import Search
 from prefect_federated.kmeans.seeding import FEWEST, seeds, summary
 from prefect_federated.messages import Tensors, Update
+from prefect_federated.tabular.access import own_small_cell, policy_of
 from prefect_federated.tabular.encoding import Encoding, moments_of
-from prefect_federated.tabular.rows import describe, load_rows, own_small_cell, policy_of
+from prefect_federated.tabular.rows import describe, load_rows
 from prefect_federated.tabular.schema import Schema
 
 

@@ -15,9 +15,10 @@ from prefect_federated.linear.gram import gram_of
 from prefect_federated.linear.losses import Floats, first_sums, probabilities, sums, with_ones
 from prefect_federated.linear.rank import dependent
 from prefect_federated.messages import Tensors, Update
+from prefect_federated.tabular.access import own_small_cell, policy_of
 from prefect_federated.tabular.encoding import fit, moments_of
 from prefect_federated.tabular.question import TabularQuestion
-from prefect_federated.tabular.rows import Rows, describe, load_rows, own_small_cell, policy_of
+from prefect_federated.tabular.rows import Rows, describe, load_rows
 from prefect_federated.tabular.schema import Schema
 from prefect_federated.tabular.scores import scores
 

@@ -6,13 +6,9 @@ import pytest
 
 from prefect_federated.errors import ConfigurationError, DatasetNotFound, SitesDisagree
 from prefect_federated.executors import Site
+from prefect_federated.tabular.access import allows_raw_rows
 from prefect_federated.tabular.question import TabularQuestion
-from prefect_federated.tabular.rows import (
-    allows_raw_rows,
-    columns_in,
-    describe,
-    load_rows,
-)
+from prefect_federated.tabular.rows import columns_in, describe, load_rows
 from prefect_federated.tabular.schema import Schema, SiteColumns, agree
 from tests.tabular.conftest import OPEN, MakeSite, asking
 
@@ -183,7 +179,7 @@ def test_raw_rows_leave_only_where_the_site_says_so(make_site: MakeSite) -> None
 def test_a_label_outside_the_objective_is_told(
     make_site: MakeSite, values: list[object], objective: str, expected: str
 ) -> None:
-    made = people().assign(sick=values * 20)
+    made = people().assign(sick=pd.Series(values * 20))
     question = TabularQuestion.model_validate({**BINARY.model_dump(), "objective": objective})
     site = make_site(made)
     with pytest.raises(SitesDisagree, match=f"site-1: the label 'sick' .*{expected}"):

@@ -11,6 +11,7 @@ from prefect import flow
 from prefect_federated.agents.simulator import simulate
 from prefect_federated.aggregators import weighted_mean
 from prefect_federated.errors import ConfigurationError, SitesDisagree, SnapshotCorrupt
+from prefect_federated.messages import JsonValue
 from prefect_federated.tabular.card import ModelCard
 from prefect_federated.tabular.saved import Fitted, load_fitted
 from prefect_federated.tasks.federation import federation
@@ -109,7 +110,9 @@ def test_the_jobs_table_is_in_the_result(result: FittedRef) -> None:
 
 
 def test_what_cannot_be_trained_on_says_so(data: Path, tmp_path: Path) -> None:
-    asked = {"dataset": "people", "label": "presure", "features": ["age"]}
+    asked: dict[str, JsonValue] = {
+        "dataset": "people", "label": "presure", "features": ["age"]
+    }  # fmt: skip
     with pytest.raises(SitesDisagree, match="site-1: the label: there is no column 'presure'"):
         simulate(mean, data=data, output=tmp_path, parameters=asked)
 

@@ -28,8 +28,9 @@ from prefect_federated.adapters.sklearn.saved import DOCUMENT, from_tensors, to_
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, TaskFunction
 from prefect_federated.messages import Tensors, Update
+from prefect_federated.tabular.access import allows_raw_rows, policy_of
 from prefect_federated.tabular.encoding import Encoding
-from prefect_federated.tabular.rows import allows_raw_rows, describe, policy_of
+from prefect_federated.tabular.rows import describe
 
 
 class Learning:

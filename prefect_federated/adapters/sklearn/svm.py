@@ -21,7 +21,8 @@ from prefect_federated.adapters.sklearn.voting import calibrate
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import Tensors, Update
-from prefect_federated.tabular.rows import allows_raw_rows, describe, policy_of
+from prefect_federated.tabular.access import allows_raw_rows, policy_of
+from prefect_federated.tabular.rows import describe
 
 _HELD_OUT = 0.2  # of a site's training rows, to calibrate its scores
 _CHUNK = 20_000

@@ -17,8 +17,9 @@ from prefect_federated.adapters.xgboost.merge import BOOSTER, ROUNDS, seen_befor
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import JsonValue, Tensors, Update
+from prefect_federated.tabular.access import policy_of
 from prefect_federated.tabular.question import question_in
-from prefect_federated.tabular.rows import describe, load_rows, policy_of
+from prefect_federated.tabular.rows import describe, load_rows
 from prefect_federated.tabular.scores import scores
 
 if TYPE_CHECKING:

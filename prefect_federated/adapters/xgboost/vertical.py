@@ -21,9 +21,10 @@ from prefect_federated.adapters.xgboost.matrix import matrix, threads_of
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import JsonValue, Tensors, Update
+from prefect_federated.tabular.access import policy_of, refusal
 from prefect_federated.tabular.matching import HashedIds, Matcher, Rows
 from prefect_federated.tabular.question import question_in
-from prefect_federated.tabular.rows import Part, describe, load_rows, policy_of, refusal
+from prefect_federated.tabular.rows import Part, describe, load_rows
 from prefect_federated.tabular.scores import scores
 
 if TYPE_CHECKING:
