@@ -50,6 +50,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.statistics --deployed --json results/statistics-deployed.json
 	$(BIN)/python -m benchmarks.statistics --rows 2500000 --source sqlite --json results/statistics-sqlite.json
 	$(BIN)/python -m benchmarks.statistics --rows 2500000 --source postgresql --json results/statistics-postgresql.json
+	$(BIN)/python -m benchmarks.classical --json results/classical.json
 	$(BIN)/python -m benchmarks.chaos --minutes 10 --seed 1 --json results/chaos.json
 
 clean:
