@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -28,6 +29,41 @@ def parameters_of(flow: str) -> dict[str, object]:
     """Returns a flow's parameters and their defaults."""
     known = inspect.signature(load_flow(flow).fn).parameters
     return {name: each.default for name, each in known.items()}
+
+
+class Documented(NamedTuple):
+    """A command of a page that simulates a flow."""
+
+    page: str
+    flow: str
+    words: tuple[str, ...]
+
+
+def documented() -> list[Documented]:
+    """Returns the commands of all pages but this one."""
+    found = []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        if page.name not in ("algorithms.md", "writing-a-workflow.md"):  # these have their tests
+            for line in re.findall(
+                r"^ *prefect-federated simulate (.+)$", page.read_text(), re.MULTILINE
+            ):
+                flow, *words = shlex.split(line)
+                found.append(Documented(page.name, flow.replace("-", "_"), tuple(words)))
+    return found
+
+
+def linked_pages() -> set[str]:
+    """Returns the pages that this one leads to."""
+    return set(re.findall(r"\]\(([\w-]+\.md)\)", PAGE))
+
+
+@pytest.mark.parametrize(
+    "command", documented(), ids=lambda command: f"{command.page}-{command.flow}"
+)
+def test_the_commands_of_other_pages_fit_their_flows(command: Documented) -> None:
+    words = command.words
+    given = [words[place + 1] for place, word in enumerate(words) if word == "--param"]
+    _fitting(load_flow(command.flow), dict(_parameter(text) for text in given))
 
 
 def flow_of(section: str) -> str:
@@ -71,7 +107,8 @@ def test_the_fields_of_the_matrix_file_are_the_files() -> None:
 
 def test_every_flow_that_trains_has_a_section_and_every_link_of_the_page_leads_to_one() -> None:
     flows = {path.stem for path in (ROOT / "flows").glob("[a-z]*.py")} - {"statistics"}
-    assert flows == {flow_of(section) for section in SECTIONS}
+    elsewhere = {command.flow for command in documented() if command.page in linked_pages()}
+    assert flows == {flow_of(section) for section in SECTIONS} | (elsewhere & flows)
     anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in SECTIONS}
     linked = re.findall(r"\]\(#([\w-]+)\)", PAGE)
     assert set(linked) == anchors
