@@ -13,7 +13,8 @@ xgboost_histogram, xgboost_bagging: breast_cancer at 3 sites, 20 rounds. `total_
     database, the models of each site alone, the card; the sites' files are there before. `auc` is
     on 171 rows, stratified, that every site has as its test split. `identical`: the bytes of the
     model are those of XGBoost's own collective over the same files, for every seed.
-census_histogram: KDD census income at 4 sites, 100 rounds, one thread a site, no models alone.
+census_histogram: KDD census income at 4 sites, 100 rounds, one thread a site; without models alone
+    and SHAP values, which XGBoost's own collective does not compute either.
     `collective_s` is XGBoost's own collective in 4 processes on the same files with as many
     threads, from their start to their end; `ratio` is `total_s` over it.
 svm_support_vectors, svm_fourier: breast_cancer at 3 sites, same split; accuracy.

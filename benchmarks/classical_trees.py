@@ -48,7 +48,7 @@ def time_census(folder: Path) -> Timed:
     data = tables.write(folder / "data", rows, tables.OPEN)
     return timed(
         "xgboost_histogram", data, folder, label=rows.label, rounds=CENSUS_ROUNDS,
-        compare_alone=False, config={"threads": THREADS},
+        compare_alone=False, explain=False, config={"threads": THREADS},
     )  # fmt: skip
 
 
