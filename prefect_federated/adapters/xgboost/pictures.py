@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ Floats = NDArray[np.float64]
 _SHOWN = 20
 _NAME_LETTERS = 32
 _ROW_INCHES = 0.28
+_PIECE_NAMES = {0: "its mean, lowest fifth of values", -1: "its mean, highest fifth"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def gain_png(gain: Mapping[str, float]) -> bytes:
 
 
 def shap_png(names: Iterable[str], told: Explained) -> bytes:
-    """Returns bars of the mean size of what columns add, with its mean by parts of their values."""
+    """Returns bars of the mean size of what columns add, with its mean by parts of their values.
+
+    There are no such means of more than two classes, nor of columns with categories.
+    """
     names = list(names)
     order = np.argsort(told.absolute)[-_SHOWN:]
     figure = _figure(len(order))
@@ -76,20 +81,23 @@ def shap_png(names: Iterable[str], told: Explained) -> bytes:
     places = np.arange(len(order))
     axes.barh(places, told.absolute[order], color="#d0d7de", label="mean size")
     pieces = told.signed.shape[1]
-    for piece in range(pieces):
+    has_means = np.isfinite(told.signed[order]).any()
+    for piece in range(pieces if has_means else 0):
         axes.scatter(
-            told.signed[order, piece], places, s=22, zorder=3, cmap="viridis",
-            c=np.full(len(order), piece), vmin=0, vmax=max(pieces - 1, 1),
-            label=("lowest fifth of values" if piece == 0 else "highest fifth")
-            if piece in (0, pieces - 1) else None,
+            told.signed[order, piece], places, s=22, zorder=3,
+            color=colormaps["viridis"](piece / max(pieces - 1, 1)),
+            label=_PIECE_NAMES.get(piece if piece < pieces - 1 else -1),
         )  # fmt: skip
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(places, [_short(names[place]) for place in order])
     axes.set(
-        xlabel="what the column adds to the margin (SHAP)",
+        xlabel="what the column adds to the margin (SHAP)"
+        if has_means
+        else "mean size of what the column adds to the margins (SHAP)",
         title=f"SHAP summary, {told.rows:,} test rows of the sites",
     )
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    if has_means:
+        figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     return png_of(figure)
 
