@@ -9,6 +9,8 @@ from prefect_federated.errors import SitesDisagree
 from prefect_federated.tabular.question import TabularQuestion
 
 _MOST_NAMED = 10
+_OTHER_THAN_BINARY = "Name a label of two values; the objective for several is 'multiclass'"
+_ONE_CLASS = "There is nothing to tell apart: name another `label`, or add a site with other values"
 
 
 class _Said(BaseModel):
@@ -250,10 +252,12 @@ def _classes(
     if question.objective == "binary" and len(classes) != 2:
         return classes, [
             f"the label {question.label!r} has {len(classes)} values where objective 'binary' "
-            f"takes two: {told}"
+            f"takes two: {told}. {_OTHER_THAN_BINARY if len(classes) > 2 else _ONE_CLASS}"
         ]
     if len(classes) < 2:
-        return classes, [f"the label {question.label!r} has fewer than two values: {told}"]
+        return classes, [
+            f"the label {question.label!r} has fewer than two values: {told}. {_ONE_CLASS}"
+        ]
     return classes, []
 
 

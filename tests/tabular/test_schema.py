@@ -65,7 +65,8 @@ def test_classes_come_from_all_sites_and_a_third_one_is_named() -> None:
     columns["site-3"] = site(classes=("no", "perhaps"))
     assert refused(columns) == (
         "the label 'sick' has 3 values where objective 'binary' takes two: site-1 has 'no'; "
-        "site-2 has 'yes'; site-3 has 'no', 'perhaps'."
+        "site-2 has 'yes'; site-3 has 'no', 'perhaps'. Name a label of two values; the objective "
+        "for several is 'multiclass'."
     )
     assert "fewer than two values" in refused(
         {"site-1": site(classes=(1.0,))}, QUESTION.model_copy(update={"objective": "multiclass"})

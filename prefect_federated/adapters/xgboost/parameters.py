@@ -61,15 +61,23 @@ _REFUSED = {
         "top_k",
     )},
 }  # fmt: skip
+_TOGETHER = {
+    "num_parallel_tree": "a round has one tree for each class",
+    "base_score": "say the job's `base_score`",
+    "eval_metric": "say the job's `eval_metric`",
+    "disable_default_eval_metric": "say the job's `eval_metric`",
+    "seed_per_iteration": "each round has a seed of its own by the job's `seed`",
+}
+_CONSTRAINED = "constraints go by the number of a column, and each site has columns of its own"
 _BY_MODE: Mapping[str, Mapping[str, str]] = {
     "bagging": {
         "num_parallel_tree": "a round is a forest already; say `trees_per_round`",
     },
-    "histogram": {
-        "num_parallel_tree": "a round has one tree for each class",
-    },
+    "histogram": _TOGETHER,
     "vertical": {
-        "num_parallel_tree": "a round has one tree for each class",
+        **_TOGETHER,
+        "monotone_constraints": _CONSTRAINED,
+        "interaction_constraints": _CONSTRAINED,
     },
 }
 _TRAINING = frozenset({

@@ -33,6 +33,13 @@ from prefect_federated.messages import JsonValue
         ("bagging", {"lambda": 1, "reg_lambda": 2}, "the same parameter"),
         ("bagging", {"learning_rate": 1}, "as the job's own parameter"),
         ("bagging", {"n_estimators": 1}, "say the job's `rounds`"),
+        ("bagging", {"eval_metric": "auc"}, "sites measure all metrics of the objective"),
+        ("histogram", {"base_score": 0.5}, "say the job's `base_score`"),
+        ("vertical", {"base_score": 0.5}, "say the job's `base_score`"),
+        ("histogram", {"eval_metric": "auc"}, "say the job's `eval_metric`"),
+        ("vertical", {"eval_metric": "auc"}, "say the job's `eval_metric`"),
+        ("vertical", {"monotone_constraints": {"a": 1}}, "go by the number of a column"),
+        ("vertical", {"interaction_constraints": [["a", "b"]]}, "go by the number of a column"),
     ],
 )  # fmt: skip
 def test_what_a_mode_cannot_do_is_refused_with_the_reason(
