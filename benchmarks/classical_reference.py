@@ -119,9 +119,10 @@ def logistic_table(rows: pd.DataFrame, label: str) -> tuple[Floats, Floats]:
 
     design = sm.add_constant(rows.drop(columns=label).to_numpy(dtype=float))
     size = np.abs(design).max(axis=0)  # else statsmodels' own steps lose digits
-    fit = sm.GLM(rows[label], design / size, family=sm.families.Binomial()).fit(
-        tol=1e-15, maxiter=50
-    )
+    model = sm.GLM(rows[label], design / size, family=sm.families.Binomial())
+    first = model.fit(tol=1e-15, maxiter=50)
+    # its standard errors are of the step before the last: begun at the end, that is the end, too
+    fit = model.fit(start_params=first.params, tol=1e-15, maxiter=50)
     return np.asarray(fit.params / size), np.asarray(fit.bse / size)
 
 
