@@ -58,5 +58,5 @@ def xgboost_cyclic(job: XGBoostCyclicJob) -> FittedRef:
                 on_missing=job.on_missing, config=trees.config(), same_tensors=False,
             )  # fmt: skip
             answered = [each.site for each in relay if not isinstance(each, SiteFailure)]
-            trees.done(trees.checked(relay.model), answered)
+            trees.done(trees.checked(relay.model, answered[-1]), answered)
         return trees.finish(LEAVES)

@@ -164,13 +164,17 @@ class TreeRounds:
             pass
         self.measured({} if replies.report is None else replies.report.metrics)
 
-    def checked(self, model: Tensors) -> Tensors:
+    def checked(self, model: Tensors, site: str) -> Tensors:
         """Returns a model that a site has sent whole, if it is a booster of trees.
+
+        Args:
+            model: The model.
+            site: Who sent it.
 
         Raises:
             UpdateRejected: it is not, or its rounds have not as many names.
         """
-        return check(model, self.features)
+        return check(model, self.features, site)
 
     def done(self, model: Tensors, answered: Iterable[str]) -> None:
         """Ends a round with its new model, and begins to write it as a snapshot.

@@ -163,27 +163,47 @@ def empty() -> dict[str, Tensor]:
     return {BOOSTER: np.zeros(0, np.uint8), ROUNDS: np.zeros(0, np.uint64)}
 
 
-def check(model: Tensors, features: int) -> Tensors:
+def check(model: Tensors, features: int, site: str) -> Tensors:
     """Returns a model that came whole from a site, if all of its trees can be trusted.
 
     Args:
         model: A booster, and the names of its rounds.
         features: Columns that its trees may split.
+        site: Who sent it.
 
     Raises:
         UpdateRejected: a tree is damaged, or its rounds have not as many names.
     """
-    try:
-        document = _document(np.asarray(model[BOOSTER], np.uint8).tobytes())
-        inside = _model(document)
-        for tree in inside["trees"]:
-            checked(tree, features, "of the round's last")
-        rounds = len(inside["iteration_indptr"]) - 1
-    except (ProtocolError, KeyError, TypeError) as error:
-        raise UpdateRejected(f"what the sites have sent is no booster: {error}") from error
+    rounds = check_booster(model[BOOSTER], features, site)
     if rounds != len(model[ROUNDS]):
-        raise UpdateRejected(f"a model of {rounds} rounds names {len(model[ROUNDS])} of them.")
+        raise UpdateRejected(
+            f"site {site!r} sent a model of {rounds} rounds that names {len(model[ROUNDS])} of "
+            "them. Have it run the same version of prefect-federated as the others."
+        )
     return model
+
+
+def check_booster(raw: Tensor, features: int, site: str) -> int:
+    """Returns how many rounds a booster has that came whole from a site.
+
+    Args:
+        raw: Its UBJSON, uint8.
+        features: Columns that its trees may split.
+        site: Who sent it.
+
+    Raises:
+        UpdateRejected: it is none, or one of its trees is damaged.
+    """
+    try:
+        inside = _model(_document(np.asarray(raw, np.uint8).tobytes()))
+        for tree in inside["trees"]:
+            checked(tree, features, site)
+        return len(inside["iteration_indptr"]) - 1
+    except (ProtocolError, KeyError, TypeError) as error:
+        raise UpdateRejected(
+            f"site {site!r} sent a model that is no booster of trees: {error} Have it run the "
+            "executor that the job names, with the same version of xgboost as the others."
+        ) from error
 
 
 def name_of(trees: bytes) -> int:

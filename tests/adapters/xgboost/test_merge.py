@@ -14,6 +14,7 @@ from prefect_federated.adapters.xgboost.merge import (
     Forest,
     Grown,
     check,
+    check_booster,
     empty,
     seen_before,
 )
@@ -189,11 +190,13 @@ def test_trees_of_another_model_are_refused_with_what_differs() -> None:
 
 def test_a_whole_model_from_a_site_is_checked_like_trees() -> None:
     model = _grown(problem("binary"))
-    assert check(model, 5) is model
-    with pytest.raises(UpdateRejected, match="names 2 of them"):
-        check({**model, ROUNDS: np.zeros(2, np.uint64)}, 5)
-    with pytest.raises(UpdateRejected, match="a column beyond the 1"):
-        check(model, 1)
+    assert check(model, 5, "a") is model
+    with pytest.raises(UpdateRejected, match="site 'a' sent .* names 2 of them"):
+        check({**model, ROUNDS: np.zeros(2, np.uint64)}, 5, "a")
+    with pytest.raises(UpdateRejected, match="site 'a' sent a tree .* a column beyond the 1"):
+        check(model, 1, "a")
+    with pytest.raises(UpdateRejected, match="site 'a' sent a model that is no booster"):
+        check_booster(np.frombuffer(b"{}", np.uint8), 5, "a")
 
 
 def test_what_is_no_ubjson_is_an_error_of_ours_and_not_a_crash() -> None:
