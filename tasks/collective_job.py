@@ -11,7 +11,7 @@ from prefect_federated.adapters.xgboost.events import BOOSTER
 from prefect_federated.adapters.xgboost.parameters import resolve
 from prefect_federated.errors import ConfigurationError, QuorumNotReached, SitesDisagree
 from prefect_federated.messages import Tensors, Update
-from prefect_federated.tabular.matching import HASH_BYTES, HashedIds, HashedMeeting
+from prefect_federated.tabular.matching import HashedIds, HashedMeeting
 from prefect_federated.tabular.saved import Fitted
 from prefect_federated.tabular.schema import Schema
 from prefect_federated.tasks.collective import Boosting, check_can_carry
@@ -131,6 +131,7 @@ class CollectiveTraining:
         self._state: State | None = None
         self._kept: dict[str, Tensors] = {}
         self._rounds = 0
+        self._notes: list[str] = []
 
     def agree(self) -> None:
         """Has the sites agree on columns and classes, or on those of the job's snapshot.
@@ -180,22 +181,36 @@ class CollectiveTraining:
         self.tabular.order_features(names)
         self._more["names"] = list(names)
 
-    def match(self) -> int:
-        """Has the rows of all sites matched by their key; returns how many all have to train on.
+    def match(self) -> None:
+        """Has the rows of all sites matched by their key, but where the job goes on: then they are.
+
+        Another order of the rows would hold out others for early stopping, and draw others.
 
         Raises:
             SitesDisagree: there is none.
-            ConfigurationError: a site has a key twice, or too few common rows for its policy.
+            ConfigurationError: a site has a key twice, or too few common rows for its policy, or
+                has lost which they were.
             QuorumNotReached: a site does not answer.
         """
         heard: Tensors = {}
-        for step in range(HashedIds.steps):
+        for step in range(HashedIds.steps if self._state is None else 0):
             told = self._all_say("match", heard, step=step)
             heard = HashedMeeting().hear(step, told)
-        self._all_say("matched", heard)
-        number = heard["train"].size // HASH_BYTES
-        get_run_logger().info("%d rows to train on are at all sites", number)
-        return number
+        rows = self._all_say("matched", heard)
+        train, test = (int(number) for number in rows[self.sites[0]]["rows"])
+        columns = self.tabular.columns
+        had = "; ".join(
+            f"{site} has {columns[site].train_rows:,} and {columns[site].test_rows:,}"
+            for site in self.sites
+        )
+        for site in self.sites:
+            said = columns[site]
+            columns[site] = said.model_copy(update={"train_rows": train, "test_rows": test})
+        self._notes.append(
+            f"Rows are matched by '{self.tabular.question.key}': {train:,} to train on and "
+            f"{test:,} to measure on are at all sites ({had})."
+        )
+        get_run_logger().info("%d rows to train on are at all sites", train)
 
     def train(self) -> None:
         """Has all rounds trained; see `Boosting.train`."""
@@ -229,7 +244,7 @@ class CollectiveTraining:
             rounds=self._rounds,
             parameters=self._parameters,
             leaves=leaves,
-            notes=notes,
+            notes=[*notes, *self._notes],
             pictures=self._pictures(),
         )
 

@@ -233,12 +233,18 @@ class Tabular:
     def alone(self, **config: JsonValue) -> None:
         """Has each site train a model of its own rows only and measure it on its test rows.
 
-        It does nothing where the job says so. A site that cannot is shown with its reason.
+        It does nothing where the job says so. A site that cannot, as one without the label, is
+        shown with its reason.
         """
         if not self._job.compare_alone:
             return
+        with_label = [
+            site for site, said in sorted(self.columns.items())
+            if said.label is not None or self.question.label is None
+        ]  # fmt: skip
+        self._alone = dict.fromkeys(self.columns.keys() - with_label, "the label is not there")
         replies = self._fed.broadcast(
-            "alone", sites=sorted(self.columns), config=self.config(**config), quorum=0,
+            "alone", sites=with_label, config=self.config(**config), quorum=0,
             late_weight=0, same_tensors=False,
         )  # fmt: skip
         for reply in replies:

@@ -15,11 +15,16 @@ from prefect_federated.adapters.xgboost.parameters import resolve
 from prefect_federated.errors import ConfigurationError, SitesDisagree
 from prefect_federated.flows.xgboost_vertical import xgboost_vertical
 from prefect_federated.messages import JsonValue
+from prefect_federated.tasks.simulated import Simulation, simulating
 from prefect_federated.tasks.tabular import FittedRef
+from tests.flows import losing_columns_executor
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
 SITES = ["bank", "clinic", "insurer"]  # the clinic has the label
+QUICK: dict[str, JsonValue] = {
+    "dataset": "people", "label": "target", "key": "person", "rounds": 5, "max_depth": 3,
+}  # fmt: skip
 DATASETS = "privacy: {training: true}\ndatasets: {people: {csv: people.csv}}\n"
 
 
@@ -49,10 +54,7 @@ def write(folder: Path, frame: pd.DataFrame, **changed: pd.DataFrame) -> Path:
 
 
 def run(data: Path, **parameters: Any) -> FittedRef:
-    wanted: dict[str, JsonValue] = {
-        "dataset": "people", "label": "target", "key": "person", "rounds": 5, "max_depth": 3,
-    }  # fmt: skip
-    result = simulate(xgboost_vertical, data=data, parameters={**wanted, **parameters})
+    result = simulate(xgboost_vertical, data=data, parameters={**QUICK, **parameters})
     assert isinstance(result.returned, FittedRef)
     return result.returned
 
@@ -87,9 +89,14 @@ def test_the_model_predicts_as_one_of_all_columns_together(tmp_path: Path) -> No
     assert reference.metrics["accuracy"] == pytest.approx(accuracy)
     card = {site.name: site for site in reference.sites}
     assert card["clinic"].alone["auc"] < card["clinic"].metrics["auc"] + 0.05
-    assert "the label is not at this site" in str(card["bank"].alone_failed)
+    assert card["bank"].alone_failed == "the label is not there"
+    assert {site.train_rows for site in card.values()} == {len(train)}
+    assert {site.test_rows for site in card.values()} == {len(test)}
     page = (Path(reference.path) / "card.md").read_text()
     assert "gradient" in page
+    assert f"matched by 'person': {len(train)} to train on and {len(test)} to measure" in page
+    asked = [row for row in reference.history if row["kind"] == "alone"]
+    assert [row["sites"] for row in asked] == ["1/1"]  # the others have no label to train on
 
 
 def test_no_common_key_a_key_twice_and_categories_are_refused_by_name(tmp_path: Path) -> None:
@@ -125,3 +132,20 @@ def test_a_lost_site_is_waited_for_and_all_go_on_from_the_snapshot(tmp_path: Pat
     rows = [row for row in reference.history if row["kind"] == "boost"]
     assert [row["round"] for row in rows] == [1, 2, 3, 4, 5]
     assert reference.metrics["auc"] > 0.9
+
+
+def test_a_job_that_begins_anew_goes_on_with_the_rows_that_it_has_matched(tmp_path: Path) -> None:
+    """Another order of the rows would hold out others, and draw others in each round."""
+    data = write(tmp_path / "sites", people())
+    losing_columns_executor.matchings.clear()
+    retried = xgboost_vertical.with_options(retries=1, retry_delay_seconds=0)
+    with simulating(Simulation(SITES, 3, data, tmp_path)):
+        reference = retried(
+            **QUICK, snapshot_every=2, compare_alone=False, early_stopping_rounds=9,
+            executor="tests.flows.losing_columns_executor", xgboost={"subsample": 0.7},
+            config={"lost": {"site": "insurer", "round": 4, "fails": True}},
+        )  # fmt: skip
+    assert sorted(losing_columns_executor.matchings) == SITES
+    rows = [row for row in reference.history if row["kind"] == "boost"]
+    assert [row["round"] for row in rows] == [1, 2, 3, 4, 5]
+    assert {site.train_rows for site in reference.sites} != {0}

@@ -57,19 +57,21 @@ def match(model: Tensors, site: Site) -> Update:
 
 @executor
 def matched(model: Tensors, site: Site) -> Update:
-    """Keeps which rows of this site all sites have, in their common order.
+    """Keeps which rows of this site all sites have, in their common order; says how many.
+
+    `rows`, `(2,)`: to train on, and to measure on. Without common hashes it says so of the rows
+    that it has kept, with which a job goes on from its snapshot.
 
     Raises:
-        ConfigurationError: they are fewer than the site's policy lets be trained on.
+        ConfigurationError: they are fewer than the site's policy lets be trained on, or none were
+            kept.
     """
-    found = _matcher(site).rows(model)
-    with _lock:
-        del _matchers[site.state]
-    if why_not := refusal(policy_of(site), len(found["train"])):
-        raise ConfigurationError(f"site {site.name!r}, of the rows that all sites have: {why_not}.")
-    for part, rows in found.items():
-        np.save(site.state / _FILE.format(part=part), rows, allow_pickle=False)
-    return Update()
+    if model:
+        _keep(site, _matcher(site).rows(model))
+        with _lock:
+            del _matchers[site.state]
+    kept = [float(len(_kept_rows(site, part))) for part in _PARTS]
+    return Update({"rows": np.array(kept)})
 
 
 @executor
@@ -135,15 +137,31 @@ def _matched_rows(site: Site) -> dict[str, Part]:
     rows = load_rows(site)
     found = {}
     for part, of_site in zip(_PARTS, (rows.train, rows.test), strict=True):
-        file = site.state / _FILE.format(part=part)
-        chosen: Rows = np.load(file, allow_pickle=False)
-        found[part] = of_site.of(chosen)
+        found[part] = of_site.of(_kept_rows(site, part))
     train = found["train"]
     number = round(train.rows * site.number("validation_share", 0))
     order = np.random.default_rng(question_in(site.config).seed).permutation(train.rows)
     found["validation"] = train.of(np.sort(order[:number]))
     found["train"] = train.of(np.sort(order[number:]))
     return found
+
+
+def _keep(site: Site, found: Mapping[str, Rows]) -> None:
+    if why_not := refusal(policy_of(site), len(found["train"])):
+        raise ConfigurationError(f"site {site.name!r}, of the rows that all sites have: {why_not}.")
+    for part, rows in found.items():
+        np.save(site.state / _FILE.format(part=part), rows, allow_pickle=False)
+
+
+def _kept_rows(site: Site, part: str) -> Rows:
+    file = site.state / _FILE.format(part=part)
+    if not file.exists():
+        raise ConfigurationError(
+            f"site {site.name!r} has lost which of its rows the others have ({file.name} in its "
+            "folder for this job). Start a new job."
+        )
+    kept: Rows = np.load(file, allow_pickle=False)
+    return kept
 
 
 def _scores(site: Site, part: Part, predicted: object) -> dict[str, float]:
