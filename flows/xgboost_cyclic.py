@@ -18,10 +18,11 @@ from prefect_federated.tasks.tree_job import TreeJob
 from prefect_federated.tasks.tree_rounds import TreeRounds
 
 LEAVES = (
+    "Names and kinds of its columns, its categories and classes, and how many rows it has.",
     "Its trees, within the model that goes on to the next site: the columns and values at which "
     "they split, and for each node the sum of the second derivatives of the loss over the rows "
     "there, and the gain. The values at splits are those of single rows, or near them.",
-    "The number of its training rows, and metrics of its test rows.",
+    "Metrics of the model, and of one of its own rows only, on its test rows.",
 )
 
 

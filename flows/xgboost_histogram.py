@@ -13,7 +13,8 @@ from typing import ClassVar, Literal
 from prefect import flow
 from pydantic import Field
 
-from prefect_federated.tasks.collective_job import CollectiveJob, CollectiveTraining
+from prefect_federated.tasks.collective_job import CollectiveJob
+from prefect_federated.tasks.collective_training import CollectiveTraining
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import takes
 from prefect_federated.tasks.tabular import FittedRef
@@ -26,9 +27,7 @@ LEAVES = (
     "server sees by site: in a node with few rows, they tell of single labels.",
     "After each round XGBoost's metrics on its test rows, or on those held out for early stopping, "
     "as sums.",
-    "For the picture of SHAP values, means over its test rows of what each column adds to "
-    "predictions, and by fifths of the column's values where these have as many rows as its policy "
-    "asks for.",
+    "Metrics of the model, and of one of its own rows only, on its test rows.",
 )
 """What leaves a site."""
 

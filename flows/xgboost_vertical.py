@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 from prefect import flow
 from pydantic import Field
 
-from prefect_federated.tasks.collective_job import CollectiveJob, CollectiveTraining
+from prefect_federated.tasks.collective_job import CollectiveJob
+from prefect_federated.tasks.collective_training import CollectiveTraining
 from prefect_federated.tasks.federation import federation
 from prefect_federated.tasks.parameters import takes
 from prefect_federated.tasks.tabular import FittedRef
@@ -26,7 +27,8 @@ LEAVES = (
     "From the site with the label: each row's gradient and hessian in each round, to all other "
     "sites and through the server. They tell the label to whoever has them.",
     "From the others: for each node the best split of its columns, and which rows go left there.",
-    "From the site with the label: the metrics on the test rows.",
+    "From the site with the label: metrics of the model, and of one of its own columns only, on "
+    "the test rows.",
 )
 """What leaves a site."""
 NOTES = (

@@ -21,19 +21,20 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from prefect_federated.adapters.xgboost.events import BOOSTER, Bytes, RoundDone
+from prefect_federated.adapters.xgboost.merge import check_booster
+from prefect_federated.adapters.xgboost.metrics import score_of
 from prefect_federated.errors import ConfigurationError, QuorumNotReached, UpdateRejected
 from prefect_federated.messages import JsonValue, Tensors
 from prefect_federated.tasks.collective_group import Group, SitesLost
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.round_report import RoundReport
-from prefect_federated.tasks.simulated import current_simulation
 from prefect_federated.tasks.snapshots import State, snapshot
 from prefect_federated.transport.calls import CallTerms
 
 _ATTEMPTS = 3  # in a row that do not get one round further
 _MOST_BYTES = 1 << 40  # of an answer: what the limits of both sides allow
-_MAXIMIZED = ("auc", "aucpr", "pre", "map", "ndcg")
 _ATTEMPTS_OF_EPOCH = 100_000
+_PRESENT = "present"
 
 
 class Wanted(Protocol):
@@ -60,18 +61,16 @@ class Boosting:
         job: What is wanted.
         config: Settings of the site task "start".
         sites: The sites that train, in the order of their ranks: the first gives the model.
+        features: Columns that its trees may split.
         state: The job after its last snapshot; None for a new job.
         kept: Further named tensors that each snapshot holds.
 
-    Raises:
-        ConfigurationError: the simulator runs site tasks in processes, or a filter is set.
     """
 
     def __init__(
         self, fed: Federation, job: Wanted, config: Mapping[str, JsonValue], sites: Sequence[str],
-        *, state: State | None = None, kept: Mapping[str, Tensors] | None = None,
+        features: int, *, state: State | None = None, kept: Mapping[str, Tensors] | None = None,
     ) -> None:  # fmt: skip
-        check_can_carry(fed)
         self.fed = fed
         self.job = job
         self.state = state or State({})
@@ -80,7 +79,10 @@ class Boosting:
         """What the rounds are judged by, one number a round; empty without an evaluation."""
         self.measured: dict[str, float] = {}
         """What the training itself has measured of its model; empty where it does not."""
+        self.present = _rounds_in(self.state)
+        """The sites that have grown the trees of each round."""
         self._kept = kept or {}
+        self._features = features
         self._all = list(sites)
         self._config = config
         self._rows = len(fed.reporter.history)  # of the table, at the last snapshot
@@ -145,6 +147,7 @@ class Boosting:
         if number > self._furthest:
             self._furthest, self._fruitless = number, 0
         self.scores.append(score_of(first.metrics))
+        self.present.append(list(group.sites))
         if first.booster.size:
             self._keep(first.round, first.booster)
 
@@ -163,9 +166,12 @@ class Boosting:
         self.fed.events.answered(number, report.summary())
 
     def _keep(self, round: int, booster: Bytes, *, is_ended: bool = False) -> None:
+        check_booster(booster, self._features, self.sites[0])  # XGBoost follows any tree's indices
+        there = {name for sites in self.present for name in sites}
         extra: dict[str, Tensors] = {
             **self._kept,
             "scores": {"all": np.array(self.scores, np.float64)},
+            _PRESENT: {site: np.array([site in each for each in self.present]) for site in there},
         }
         if is_ended:
             extra["ended"] = {"rounds": np.array([round])}
@@ -225,7 +231,7 @@ class Boosting:
                     f"{needed}. Lost: {lost}."
                 )
             log.warning("%s: lost %s; the other %d go on without", where, lost, len(left))
-        del self.scores[self.state.round :]
+        del self.scores[self.state.round :], self.present[self.state.round :]
         self.fed.reporter.resume(self.fed.reporter.history[: self._rows], self.state.round)
         self._group = self._new_group(left)
 
@@ -242,6 +248,13 @@ class Boosting:
                         f"round {self.state.round}; or set on_lost to 'continue'."
                     )
                 hub.changed.wait(min(left, 1.0))
+
+
+def _rounds_in(state: State) -> list[list[str]]:
+    """Returns which sites have grown the trees of each round that a snapshot knows of."""
+    told = state.extra.get(_PRESENT, {})
+    rounds = max((array.size for array in told.values()), default=0)
+    return [sorted(site for site, is_there in told.items() if is_there[n]) for n in range(rounds)]
 
 
 @dataclass
@@ -268,41 +281,3 @@ def boost(group: Group, outcome: _Outcome) -> RunState[None]:
     metrics = "".join(f", {name} {value:.4g}" for name, value in outcome.rounds[0].metrics.items())
     calls, sites = group.calls_made, len(group.sites)
     return Completed(message=f"{sites} sites, {calls} collective calls{metrics}")
-
-
-def check_can_carry(fed: Federation) -> None:
-    """Raises `ConfigurationError` where collective calls cannot be carried unchanged."""
-    if fed.job.filters:
-        raise ConfigurationError(
-            "this job has filters, and its sites' trainings exchange histograms that must arrive "
-            "as they were sent: a changed one would give each site another tree. Leave the filters "
-            "out, or train with xgboost-bagging."
-        )
-    simulation = current_simulation()
-    if simulation is not None and simulation.runner != "threads":
-        raise ConfigurationError(
-            f"the simulator runs site tasks in {simulation.runner!r}, where each may come to "
-            "another process; a distributed training stays where it began. Simulate with "
-            "threads: leave out --processes and --runner."
-        )
-
-
-def score_of(metrics: Mapping[str, float]) -> float:
-    """Returns what a round is judged by: XGBoost's last metric, where more is better.
-
-    >>> score_of({"test-auc": 0.9, "test-logloss": 0.25}), score_of({})
-    (-0.25, -inf)
-    """
-    if not metrics:
-        return -math.inf
-    name, value = list(metrics.items())[-1]
-    return value if is_maximized(name) else -value
-
-
-def is_maximized(metric: str) -> bool:
-    """Whether more of a metric of XGBoost's is better.
-
-    >>> is_maximized("test-ndcg@5"), is_maximized("test-mape")
-    (True, False)
-    """
-    return metric.rpartition("-")[2].partition("@")[0] in _MAXIMIZED

@@ -21,6 +21,7 @@ from prefect_federated.adapters.xgboost.reduction import result_of
 from prefect_federated.errors import ConfigurationError, UpdateRejected
 from prefect_federated.messages import JsonValue, Message, SiteFailure, Tensors
 from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.simulated import current_simulation
 from prefect_federated.tasks.snapshots import State
 from prefect_federated.transport.calls import CallTerms
 from prefect_federated.transport.waiting import Call
@@ -151,3 +152,20 @@ class Group:
         if lost:
             raise SitesLost(lost)
         return {site: events[site] for site in self.sites}
+
+
+def check_can_carry(fed: Federation) -> None:
+    """Raises `ConfigurationError` where collective calls cannot be carried unchanged."""
+    if fed.job.filters:
+        raise ConfigurationError(
+            "this job has filters, and its sites' trainings exchange histograms that must arrive "
+            "as they were sent: a changed one would give each site another tree. Leave the filters "
+            "out, or train with xgboost-bagging."
+        )
+    simulation = current_simulation()
+    if simulation is not None and simulation.runner != "threads":
+        raise ConfigurationError(
+            f"the simulator runs site tasks in {simulation.runner!r}, where each may come to "
+            "another process; a distributed training stays where it began. Simulate with "
+            "threads: leave out --processes and --runner."
+        )

@@ -18,6 +18,7 @@ import numpy as np
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from prefect_federated.adapters.xgboost.measuring import EXPLANATIONS_LEAVE
 from prefect_federated.adapters.xgboost.merge import BOOSTER, ROUNDS, check, empty
 from prefect_federated.adapters.xgboost.parameters import (
     STOPS_BY,
@@ -252,11 +253,7 @@ class TreeRounds:
     def _explanations_leave(self) -> list[str]:
         told = ["The sum and the number of its labels, by which all trees start from one score."]
         if self.job.explain:
-            told.append(
-                "For the picture of SHAP values, means over its test rows of what each column adds "
-                "to predictions, and by fifths of the column's values where these have as many "
-                "rows as its policy asks for."
-            )
+            told.append(EXPLANATIONS_LEAVE)
         return told
 
     def _pictures(self, model: Tensors, config: dict[str, JsonValue]) -> dict[str, bytes]:

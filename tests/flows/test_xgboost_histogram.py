@@ -12,7 +12,7 @@ import xgboost
 
 from prefect_federated import simulate
 from prefect_federated.adapters.xgboost.parameters import resolve
-from prefect_federated.errors import ConfigurationError, QuorumNotReached
+from prefect_federated.errors import ConfigurationError, QuorumNotReached, UpdateRejected
 from prefect_federated.flows.xgboost_histogram import xgboost_histogram
 from prefect_federated.messages import JsonValue
 from prefect_federated.tasks.tabular import FittedRef
@@ -142,6 +142,9 @@ def test_early_stopping_goes_by_held_out_rows_of_all_sites_and_keeps_the_best(da
     assert len(losses) == best + 3 < 60
     booster = xgboost.Booster(model_file=bytearray(model))
     assert booster.num_boosted_rounds() == best
+    page = (Path(reference.path) / "card.md").read_text()
+    assert "Early stopping by logloss of 20% of the training rows" in page
+    assert f"round {best} of {best + 3} is kept" in page
 
 
 def test_a_lost_site_is_waited_for_and_the_model_is_as_if_nothing_had_been(data: Path) -> None:
@@ -165,7 +168,16 @@ def test_the_others_go_on_without_a_lost_site_where_the_job_says_so(data: Path) 
     assert [row["sites"] for row in rows] == ["3/3", "3/3", "2/2", "2/2", "2/2", "2/2"]
     whole, _ = own(data, "binary", "sick", rounds=2)
     first_two = xgboost.Booster(model_file=bytearray(model))[:2]
+    assert (
+        "north has grown trees in 2 of 6 rounds." in (Path(reference.path) / "card.md").read_text()
+    )
     assert first_two.get_dump() == xgboost.Booster(model_file=bytearray(whole)).get_dump()
+
+
+def test_a_model_that_a_site_damages_is_refused_before_anybody_loads_it(data: Path) -> None:
+    config = {"lost": {"damages": True}}
+    with pytest.raises(UpdateRejected, match="site 'east' sent a model that is no booster"):
+        run(data, **LOSING, config=config)
 
 
 def test_a_job_ends_without_its_quorum_and_with_a_site_that_is_lost_again_and_again(

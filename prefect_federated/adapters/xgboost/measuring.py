@@ -31,6 +31,12 @@ MOST_EXPLAINED = 2000
 """Rows that a site explains at most."""
 VALIDATION = "val_"
 """Begins the names of metrics of rows that are held out for early stopping."""
+EXPLANATIONS_LEAVE = (
+    "For the picture of SHAP values, means over its test rows of what each column adds to "
+    "predictions, and by fifths of the column's values where these have as many rows as its policy "
+    "asks for."
+)
+"""What leaves a site that explains a model."""
 
 Floats = NDArray[np.float64]
 

@@ -191,9 +191,9 @@ def test_trees_of_another_model_are_refused_with_what_differs() -> None:
 def test_a_whole_model_from_a_site_is_checked_like_trees() -> None:
     model = _grown(problem("binary"))
     assert check(model, 5, "a") is model
-    with pytest.raises(UpdateRejected, match="site 'a' sent .* names 2 of them"):
+    with pytest.raises(UpdateRejected, match=r"site 'a' sent .* names 2 of them"):
         check({**model, ROUNDS: np.zeros(2, np.uint64)}, 5, "a")
-    with pytest.raises(UpdateRejected, match="site 'a' sent a tree .* a column beyond the 1"):
+    with pytest.raises(UpdateRejected, match=r"site 'a' sent a tree .* a column beyond the 1"):
         check(model, 1, "a")
     with pytest.raises(UpdateRejected, match="site 'a' sent a model that is no booster"):
         check_booster(np.frombuffer(b"{}", np.uint8), 5, "a")
