@@ -1,4 +1,4 @@
-"""The steps of a job that trains by XGBoost's own collective, from agreement to the model's card."""
+"""The steps of a job that trains by XGBoost's own collective, from agreement to the card."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -105,32 +105,27 @@ def own(
 
 
 @pytest.mark.parametrize(
-    ("objective", "label", "group"),
+    ("objective", "label", "group", "more"),
     [
-        ("binary", "sick", None),
-        ("multiclass", "grade", None),
-        ("regression", "stay", None),
-        ("poisson", "visits", None),
-        ("ranking", "visits", "query"),
+        ("binary", "sick", None, {}),
+        ("multiclass", "grade", None, {}),
+        ("regression", "stay", None, {"subsample": 0.7, "colsample_bytree": 0.8}),
+        ("poisson", "visits", None, {}),
+        ("ranking", "visits", "query", {}),
     ],
 )
 def test_the_model_is_byte_for_byte_that_of_xgboosts_own_collective(
-    data: Path, objective: str, label: str, group: str | None
+    data: Path, objective: str, label: str, group: str | None, more: dict[str, JsonValue]
 ) -> None:
-    reference, model = run(data, label, objective=objective, group=group)
-    expected, told = own(data, objective, label, group)
+    about: dict[str, JsonValue] = {"base_score": 0.25, "seed": 3} if more else {}
+    reference, model = run(data, label, objective=objective, group=group, xgboost=more, **about)
+    expected, told = own(data, objective, label, group, **more, **about)
     assert model == expected
     (metric, values), *_ = told["test"].items()
     rows = [row for row in reference.history if row["kind"] == "boost"]
     assert [row["round"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert {row["sites"] for row in rows} == {"3/3"}
     assert [row[f"test-{metric}"] for row in rows] == pytest.approx(values, rel=1e-6)
-
-
-def test_subsampling_and_an_explicit_base_score_are_xgboosts_own(data: Path) -> None:
-    more: dict[str, Any] = {"subsample": 0.7, "colsample_bytree": 0.8}
-    _, model = run(data, xgboost=more, base_score=0.25, seed=3)
-    assert model == own(data, "binary", "sick", base_score=0.25, **{**more, "seed": 3})[0]
 
 
 def test_early_stopping_goes_by_held_out_rows_of_all_sites_and_keeps_the_best(data: Path) -> None:
@@ -157,11 +152,7 @@ def test_a_lost_site_is_waited_for_and_the_model_is_as_if_nothing_had_been(data:
 
 
 def test_the_others_go_on_without_a_lost_site_where_the_job_says_so(data: Path) -> None:
-    losing: dict[str, Any] = {
-        "executor": "tests.flows.losing_executor",
-        "snapshot_every": 2,
-        "quorum": 0.6,
-    }
+    losing = {**LOSING, "quorum": 0.6}
     config = {"lost": {"site": "north", "round": 4, "times": 9}}
     reference, model = run(data, **losing, config=config, on_lost="continue")
     rows = [row for row in reference.history if row["kind"] == "boost"]
@@ -183,11 +174,7 @@ def test_a_model_that_a_site_damages_is_refused_before_anybody_loads_it(data: Pa
 def test_a_job_ends_without_its_quorum_and_with_a_site_that_is_lost_again_and_again(
     data: Path,
 ) -> None:
-    losing: dict[str, Any] = {
-        "executor": "tests.flows.losing_executor",
-        "snapshot_every": 2,
-        "quorum": 0.9,
-    }
+    losing = {**LOSING, "quorum": 0.9}
     config = {"lost": {"site": "north", "round": 4, "times": 9}}
     with pytest.raises(QuorumNotReached, match="2 of 3 sites are left, the quorum is 3"):
         run(data, **losing, config=config, on_lost="continue")
