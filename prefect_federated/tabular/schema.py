@@ -113,7 +113,8 @@ def agree(columns: Mapping[str, SiteColumns], question: TabularQuestion) -> Sche
         problems += missing
     else:
         names, notes, twice = _divided(columns, question)
-        problems += twice
+        if not problems:  # a site that has no such key takes its real one for a feature
+            problems += twice
     features = []
     for name in names:
         feature, wrong = _merged(name, columns)

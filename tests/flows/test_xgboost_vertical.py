@@ -139,7 +139,7 @@ def test_a_job_that_begins_anew_goes_on_with_the_rows_that_it_has_matched(tmp_pa
     data = write(tmp_path / "sites", people())
     losing_columns_executor.matchings.clear()
     retried = xgboost_vertical.with_options(retries=1, retry_delay_seconds=0)
-    with simulating(Simulation(SITES, 3, data, tmp_path)):
+    with simulating(Simulation(tuple(SITES), 3, data, tmp_path)):
         reference = retried(
             **QUICK, snapshot_every=2, compare_alone=False, early_stopping_rounds=9,
             executor="tests.flows.losing_columns_executor", xgboost={"subsample": 0.7},

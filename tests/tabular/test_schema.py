@@ -97,3 +97,8 @@ def test_with_a_key_each_column_and_the_label_are_at_one_site() -> None:
         {"site-1": site(), "site-2": site(Feature(name="weight", kind="numeric"))}, question
     )
     assert "no site has the label" in refused({"site-1": other}, question)
+    no_key = {"features": (AGE,), "problems": ("there is no column 'nmber'",)}
+    columns = {name: SiteColumns.model_validate(no_key) for name in ("site-1", "site-2")}
+    assert refused(columns, question) == (  # not that both have the column that is their key
+        "site-1: there is no column 'nmber'; site-2: there is no column 'nmber'."
+    )
