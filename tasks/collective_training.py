@@ -157,7 +157,8 @@ class CollectiveTraining:
         """
         if at_each_site:
             self.tabular.evaluate(self._model, **self._more)
-        own = {**self._more, "rounds": self._rounds, "done": 0}
+        patience = self.job.early_stopping_rounds or 0
+        own = {**self._more, "rounds": self.job.rounds, "early_stopping_rounds": patience}
         self.tabular.alone(**own)
 
     def _told_of(self, boosting: Boosting) -> Iterator[str]:

@@ -81,21 +81,43 @@ def alone(model: Tensors, site: Site) -> Update:
 
     It may boost as often as the federation's model, and stops early as that does.
     """
-    import xgboost
-
     given = {k: v for k, v in parameters(site).items() if k != "base_score"}
     parts, threads = matrices(site).fitted, threads_of(site)
     # the kept matrices hold the federation's margins
     rows = matrix(parts["train"], threads)
-    patience, more = int(site.number("early_stopping_rounds", 0)), {}
-    if patience and "validation" in parts:
-        held_out = matrix(parts["validation"], threads)
-        more = {"evals": [(held_out, "heldout")], "early_stopping_rounds": patience}
-    own = xgboost.train(
-        {**given, "seed": seed_of(site)}, rows, int(site.number("rounds", 1)),
-        verbose_eval=False, **more,
+    held_out = matrix(parts["validation"], threads) if "validation" in parts else None
+    own = trained_alone(
+        {**given, "seed": seed_of(site)}, int(site.number("rounds", 1)),
+        int(site.number("early_stopping_rounds", 0)), rows, held_out,
     )  # fmt: skip
-    return tested(own[: own.best_iteration + 1] if more else own, site)
+    return tested(own, site)
+
+
+def trained_alone(
+    parameters: Mapping[str, JsonValue],
+    rounds: int,
+    patience: int,
+    rows: "xgboost.DMatrix",
+    held_out: "xgboost.DMatrix | None",
+) -> "xgboost.Booster":
+    """Returns a model of one site's rows; of its best rounds, where it stops early.
+
+    Args:
+        parameters: XGBoost's.
+        rounds: Boosting rounds at most.
+        patience: Rounds without a better model after which it ends; 0 for all rounds.
+        rows: What it is trained on.
+        held_out: What it stops early by.
+    """
+    import xgboost
+
+    if not patience or held_out is None:
+        return xgboost.train(dict(parameters), rows, rounds)
+    own = xgboost.train(
+        dict(parameters), rows, rounds, evals=[(held_out, "heldout")],
+        early_stopping_rounds=patience, verbose_eval=False,
+    )  # fmt: skip
+    return own[: own.best_iteration + 1]
 
 
 @executor

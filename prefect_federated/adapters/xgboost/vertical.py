@@ -18,6 +18,7 @@ from prefect_federated.adapters.xgboost import collective
 from prefect_federated.adapters.xgboost.boosting import Plan, Shard, boost
 from prefect_federated.adapters.xgboost.collective import Work
 from prefect_federated.adapters.xgboost.matrix import matrix, threads_of
+from prefect_federated.adapters.xgboost.measuring import trained_alone
 from prefect_federated.errors import ConfigurationError
 from prefect_federated.executors import Site, executor
 from prefect_federated.messages import JsonValue, Tensors, Update
@@ -99,14 +100,16 @@ def alone(model: Tensors, site: Site) -> Update:
     Raises:
         ConfigurationError: the label is not at this site.
     """
-    import xgboost
-
     plan, parts, threads = Plan.of(model, site), _matched_rows(site), threads_of(site)
     if not len(parts["train"].label):
         raise ConfigurationError("the label is not at this site, so it can train nothing alone.")
-    booster = xgboost.train(dict(plan.parameters), matrix(parts["train"], threads), plan.rounds)
+    held_out = matrix(parts["validation"], threads) if parts["validation"].rows else None
+    own = trained_alone(
+        plan.parameters, plan.rounds, int(site.number("early_stopping_rounds", 0)),
+        matrix(parts["train"], threads), held_out,
+    )  # fmt: skip
     test = parts["test"]
-    found = _scores(site, test, booster.predict(matrix(test, threads))) if test.rows else {}
+    found = _scores(site, test, own.predict(matrix(test, threads))) if test.rows else {}
     return Update(metrics=found, metrics_weight=max(test.rows, 1))
 
 
