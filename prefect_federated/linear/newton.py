@@ -19,6 +19,8 @@ TOLERANCE = 1e-16
 """The search ends where a step is so short, squared, in units of the standard errors."""
 REST = 1e-19
 """The same of the step that would follow, where no standard errors are taken at the point."""
+SHARE = 3e-9
+"""Of each coefficient, the most that the step that would follow may change it by."""
 MOST_HALVINGS = 20
 NOISE = 1e-11
 """Relative rise of the deviance that may be rounding."""
@@ -96,7 +98,7 @@ class Newton:
         if self.under.is_none and not is_first:
             self._check_separation(total, step, length)
         self.asked = best
-        if not is_start and self._is_near(length):
+        if not is_start and self._is_near(length, step, best):
             self.point, self.is_done = best, True
         self._length = length
 
@@ -127,7 +129,7 @@ class Newton:
             if name.startswith("deviance.")
         }
 
-    def _is_near(self, length: float) -> bool:
+    def _is_near(self, length: float, step: Floats, best: Floats) -> bool:
         """Whether the coefficients after a step of this length need no further one.
 
         Steps of Newton's method become shorter quadratically: the next one's squared length is
@@ -136,7 +138,11 @@ class Newton:
         """
         if self.under.is_none or math.isinf(self._length):
             return length <= TOLERANCE
-        return length <= TOLERANCE**2 or length**3 <= REST * self._length**2
+        following = np.abs(step) * length / self._length  # each part shrinks as lengths do, squared
+        is_settled = (
+            length**3 <= REST * self._length**2 and (following <= SHARE * np.abs(best)).all()
+        )
+        return bool(length <= TOLERANCE**2 or is_settled)
 
     def _is_worse(self, by_site: Mapping[str, Sums], common: Sequence[str]) -> bool:
         """Whether the point asked is worse, at the sites that have answered here and before."""
