@@ -13,12 +13,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks import classical_data as tables
-from benchmarks import classical_reference as reference
-from benchmarks.classical import main
-from benchmarks.classical_collective import Boosting, own_collective
-from benchmarks.classical_runs import Bench, Timed
-from benchmarks.classical_trees import census_histogram
+from benchmarks.classical import data as tables
+from benchmarks.classical import reference as reference
+from benchmarks.classical.__main__ import main
+from benchmarks.classical.collective import Boosting, own_collective
+from benchmarks.classical.runs import Bench, Timed
+from benchmarks.classical.trees import census_histogram
 
 
 @pytest.mark.usefixtures("prefect_api")

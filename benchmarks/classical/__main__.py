@@ -39,10 +39,10 @@ from typing import Annotated
 
 import cyclopts
 
-from benchmarks.classical_linear import heart_logistic, kmeans, logistic, ridge
-from benchmarks.classical_runs import Bench, Timed
-from benchmarks.classical_svm import svm_fourier, svm_support_vectors
-from benchmarks.classical_trees import (
+from benchmarks.classical.linear import heart_logistic, kmeans, logistic, ridge
+from benchmarks.classical.runs import Bench, Timed
+from benchmarks.classical.svm import svm_fourier, svm_support_vectors
+from benchmarks.classical.trees import (
     census_histogram,
     heart_xgboost,
     time_bagging,

@@ -61,7 +61,7 @@ def own_collective(data: Path, boosting: Boosting, folder: Path) -> tuple[bytes,
     """Returns the model as UBJSON, and the seconds from the processes' start to their end.
 
     Args:
-        data: The sites' folders, as `classical_data.write` writes them.
+        data: The sites' folders, as `data.write` writes them.
         boosting: What is trained.
         folder: For the model and the processes' output; must not be there.
     """
@@ -80,7 +80,7 @@ def own_collective(data: Path, boosting: Boosting, folder: Path) -> tuple[bytes,
             "arguments": {**tracker.worker_args(), "dmlc_task_id": f"{rank:03d}"},
             "boosting": asdict(boosting),
         }
-        command = [sys.executable, "-m", "benchmarks.classical_collective", json.dumps(told)]
+        command = [sys.executable, "-m", "benchmarks.classical.collective", json.dumps(told)]
         with (folder / f"{rank}.log").open("wb") as log:
             workers.append(subprocess.Popen(command, stdout=log, stderr=log))
     try:

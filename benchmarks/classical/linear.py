@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import classical_data as tables
-from benchmarks import classical_reference as reference
-from benchmarks.classical_data import Divided
-from benchmarks.classical_hospitals import POOLED, by_hospital
-from benchmarks.classical_runs import Bench, simulated
+from benchmarks.classical import data as tables
+from benchmarks.classical import reference as reference
+from benchmarks.classical.data import Divided
+from benchmarks.classical.hospitals import POOLED, by_hospital
+from benchmarks.classical.runs import Bench, simulated
 from prefect_federated import load_fitted
 from prefect_federated.messages import JsonValue
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import classical_data as tables
-from benchmarks.classical_collective import Boosting, own_collective
-from benchmarks.classical_data import Divided
-from benchmarks.classical_hospitals import by_hospital
-from benchmarks.classical_runs import Bench, Timed, over_seeds, simulated, timed
+from benchmarks.classical import data as tables
+from benchmarks.classical.collective import Boosting, own_collective
+from benchmarks.classical.data import Divided
+from benchmarks.classical.hospitals import by_hospital
+from benchmarks.classical.runs import Bench, Timed, over_seeds, simulated, timed
 from prefect_federated import load_fitted
 
 ROUNDS = 20

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import classical_data as tables
-from benchmarks.classical_reference import svm_accuracy
-from benchmarks.classical_runs import Bench, over_seeds, simulated
+from benchmarks.classical import data as tables
+from benchmarks.classical.reference import svm_accuracy
+from benchmarks.classical.runs import Bench, over_seeds, simulated
 from prefect_federated import load_fitted
 from prefect_federated.messages import JsonValue
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 HEART = CHECKOUT / "examples" / "heart" / "heart_disease_uci.csv"
 CACHE = CHECKOUT / "results" / "census"
 DATASET = "table"

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.classical_data import Divided, heart
-from benchmarks.classical_runs import over_seeds
+from benchmarks.classical.data import Divided, heart
+from benchmarks.classical.runs import over_seeds
 
 Predict: TypeAlias = Callable[[pd.DataFrame], Any]
 POOLED = ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.classical_data import CHECKOUT, DATASET
+from benchmarks.classical.data import CHECKOUT, DATASET
 from prefect_federated.messages import JsonValue
 
 if TYPE_CHECKING:

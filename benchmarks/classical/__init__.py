@@ -1,0 +1,1 @@
+"""Models of tables against pooled ones, and how long they take."""
