@@ -16,6 +16,7 @@ from prefect_federated.kmeans.report import own_units, tables
 from prefect_federated.kmeans.search import Search
 from prefect_federated.kmeans.seeding import seeds
 from prefect_federated.messages import JsonValue, Tensors, Update
+from prefect_federated.tabular.answers import numbers_in
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.pipelines import (
     check_installed,
@@ -169,14 +170,15 @@ class Lloyd:
         points, weights = [], []
         columns = len(self._encoding.names)
         for reply in sorted(self._asked("groups", {}, **config), key=lambda each: each.site):
-            means, rows = (np.asarray(reply.tensors[name]) for name in ("points", "weights"))
-            if means.shape != (len(rows), columns) or not np.isfinite(means).all():
-                raise UpdateRejected(
-                    f"site {reply.site!r}: groups of shape {means.shape}; {columns} encoded "
-                    "columns need as many, and finite numbers."
-                )
-            points.append(means)
-            weights.append(rows)
+            found = len(reply.tensors.get("weights", ()))
+            shapes = {"points": (found, columns), "weights": (found,)}
+            its = numbers_in(
+                reply.tensors, shapes, reply.site, not_negative=("weights",), of="the groups'"
+            )
+            if not (its["weights"] >= 1).all():
+                raise UpdateRejected(f"site {reply.site!r}: it sent groups of no rows.")
+            points.append(its["points"])
+            weights.append(its["weights"])
         together, rows = np.concatenate(points), np.concatenate(weights)
         random = np.random.default_rng(self._job.seed)
         first = seeds(together, rows, self._job.clusters, self._job.restarts, random)

@@ -79,17 +79,17 @@ class Learner:
             "sums", sites=self._sites, round=1, config=self._config(), same_tensors=False
         )
         updates = _sorted(replies)
-        sums = [each.tensors for each in updates]
+        sums = {each.site: each.tensors for each in updates}
         self._notes += [
             f"{each.site} has left out rows of classes that have fewer there than its small_cell."
             for each in updates
-            if each.tensors.get("left_out")
+            if np.any(each.tensors.get("left_out", False))
         ]
         missing = sorted(set(self._sites) - {each.site for each in updates})
         if missing:
             self._notes.append(f"The model is without the rows of {', '.join(missing)}.")
         numbers = np.arange(len(self._schema.classes), dtype=np.float64)
-        return to_tensors(merged(self._new, sums, numbers))
+        return to_tensors(merged(self._new, sums, numbers, len(self._encoding.names)))
 
     def rounds(self) -> Tensors:
         """Returns the estimator after the job's rounds; a snapshot is written after each."""
@@ -137,9 +137,14 @@ class Learner:
             config=self._config(),
             same_tensors=False,
         )
-        updates = _sorted(replies)
-        estimators = [from_tensors(each.tensors, f"site {each.site!r}") for each in updates]
-        return to_tensors(averaged(type(self._new), estimators, [each.weight for each in updates]))
+        sites = {
+            each.site: (from_tensors(each.tensors, f"site {each.site!r}"), each.weight)
+            for each in _sorted(replies)
+        }
+        lines = len(self._schema.classes) if len(self._schema.classes) > 2 else 1
+        columns = len(self._encoding.names)
+        shape = (lines, columns) if self._schema.classes else (columns,)  # of a regressor
+        return to_tensors(averaged(type(self._new), sites, shape))
 
     def _relayed(self, model: Tensors, number: int) -> Tensors:
         relay = self._fed.relay(

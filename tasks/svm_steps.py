@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 
 from prefect_federated.adapters.sklearn.fourier import fourier, scale_gamma
 from prefect_federated.adapters.sklearn.hinge import Newton, linear_svc
 from prefect_federated.adapters.sklearn.learners import with_classes
 from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
 from prefect_federated.adapters.sklearn.saved import fitted_of, from_tensors, to_tensors
-from prefect_federated.adapters.sklearn.voting import Calibrated, Vote, votes_of, with_names
+from prefect_federated.adapters.sklearn.voting import Vote, check_member, votes_of, with_names
 from prefect_federated.errors import ConfigurationError, UpdateRejected
 from prefect_federated.messages import JsonValue, Tensor, Tensors, Update
+from prefect_federated.tabular.answers import numbers_in
 from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.snapshots import State, restore, snapshot
@@ -74,17 +75,21 @@ class Svm:
     def _pooled_gamma(self) -> float:
         if self._job.kernel == "linear":
             return 1.0
-        return scale_gamma([each.tensors for each in self._ask("spread")], self._columns)
+        return scale_gamma(_by_site(self._ask("spread")), self._columns)
 
     def _ready(self) -> list[str]:
         job, answers = self._job, self._ask("ready")
-        refusing = [each for each in answers if not bool(each.tensors["permission"])]
+        shapes: dict[str, tuple[int, ...]] = {
+            "classes": (len(self._schema.classes),), "permission": (),
+        }  # fmt: skip
+        said = {each.site: numbers_in(each.tensors, shapes, each.site) for each in answers}
+        refusing = [each for each in answers if not said[each.site]["permission"]]
         if job.rows_leave and refusing:
             raise ConfigurationError(self._refusal(refusing))
         single = {
-            each.site: int(np.flatnonzero(each.tensors["classes"])[0])
-            for each in answers
-            if each.tensors["classes"].sum() == 1
+            site: int(np.flatnonzero(its["classes"])[0])
+            for site, its in said.items()
+            if np.count_nonzero(its["classes"]) == 1
         }
         if single and job.method != "fourier":
             names, classes = sorted(single), self._schema.classes
@@ -101,7 +106,11 @@ class Svm:
         told = []
         for each in refusing:
             kept = each.tensors.get("kept")
-            of = "" if kept is None else f" ({int(kept[0])} of its {int(kept[1])} rows would leave)"
+            of = ""
+            if kept is not None:
+                of = " ({:.0f} of its {:.0f} rows would leave)".format(
+                    *numbers_in(each.tensors, {"kept": (2,)}, each.site)["kept"]
+                )
             told.append(f"{each.site}{of}")
         return (
             f"support vectors are rows of the data, and {len(refusing)} of the sites do not let "
@@ -130,10 +139,10 @@ class Svm:
             self._rounds += 1
             replies = self._ask("sums", {"coef": newton.coef}, self._rounds)
             there = [each.site for each in replies]
-            few |= {each.site for each in replies if each.tensors.get("few")}
+            few |= {each.site for each in replies if np.any(each.tensors.get("few", False))}
             if before is not None and there != before:  # the sums are those of other rows
                 newton = newton.elsewhere()
-            newton, before = newton.after(each.tensors for each in replies), there
+            newton, before = newton.after(_by_site(replies)), there
             snapshot(State(newton.state, self._rounds, {"prepared": self._prepared(there)}))
         self._note_missing(before or [])
         if few:
@@ -155,10 +164,9 @@ class Svm:
         self._note_missing([each.site for each in replies])
         for each in replies:
             fitted = from_tensors(each.tensors, f"site {each.site!r}")
-            if not isinstance(fitted, Calibrated):
-                raise UpdateRejected(
-                    f"site {each.site!r} sent a {type(fitted).__name__} and no calibrated SVM."
-                )
+            kind = SVC if self._job.rows_leave else LinearSVC
+            columns = self._columns if self._job.rows_leave else self._width
+            check_member(fitted, each.site, kind, len(self._schema.classes), columns)
             members.append((each.site, fitted, each.weight))
         vote = votes_of(members, list(range(len(self._schema.classes))), self._job.vote)
         return self._in_features(vote)
@@ -168,19 +176,24 @@ class Svm:
         self._rounds = 1
         replies = self._ask("support", round=1)
         self._note_missing([each.site for each in replies])
+        vectors, labels = [], []
         for each in replies:
-            vectors, label = each.tensors.get("vectors"), each.tensors.get("label")
-            if vectors is None or label is None or vectors.shape != (len(label), self._columns):
+            found = len(np.atleast_1d(each.tensors.get("label", np.zeros(0))))
+            shapes = {"vectors": (found, self._columns), "label": (found,)}
+            its = numbers_in(each.tensors, shapes, each.site, of="the support vectors'")
+            if not np.isin(its["label"], np.arange(len(self._schema.classes))).all():
                 raise UpdateRejected(
-                    f"site {each.site!r} sent no support vectors of {self._columns} columns with "
-                    "their classes."
+                    f"site {each.site!r}: its support vectors have classes that are none of the "
+                    f"{len(self._schema.classes)} that the sites have agreed on."
                 )
-            self._kept[each.site] = len(label)
+            vectors.append(its["vectors"])
+            labels.append(its["label"])
+            self._kept[each.site] = found
         job = self._job
         pooled = SVC(C=job.C, kernel=job.kernel, gamma=self._gamma, degree=job.degree)
         pooled.fit(
-            np.concatenate([each.tensors["vectors"] for each in replies]),
-            np.concatenate([each.tensors["label"] for each in replies]),
+            np.concatenate(vectors),
+            np.concatenate(labels),
         )
         return Pipeline([("model", pooled)])
 
@@ -255,6 +268,10 @@ class Svm:
         else:
             leaves.append("The weights of the site's own linear SVM, and its calibration.")
         return [*leaves, "Scores of models on the site's test rows."]
+
+
+def _by_site(replies: list[Update]) -> dict[str, Tensors]:
+    return {each.site: each.tensors for each in replies}
 
 
 def _bytes(value: JsonValue) -> NDArray[np.uint8]:

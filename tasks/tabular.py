@@ -226,9 +226,8 @@ class Tabular:
             "moments", sites=sorted(self.columns), config=self.config(), late_weight=0,
             same_tensors=False,
         )  # fmt: skip
-        moments = [reply for reply in replies if isinstance(reply, Update)]
-        moments.sort(key=lambda reply: reply.site)  # so that sums are the same in each run
-        return fit(self.schema, (reply.tensors for reply in moments), scale=scale)
+        moments = {reply.site: reply.tensors for reply in replies if isinstance(reply, Update)}
+        return fit(self.schema, moments, scale=scale)
 
     def alone(self, **config: JsonValue) -> None:
         """Has each site train a model of its own rows only and measure it on its test rows.

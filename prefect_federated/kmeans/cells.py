@@ -11,8 +11,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from prefect_federated.errors import UpdateRejected
 from prefect_federated.messages import Tensor
+from prefect_federated.tabular.answers import numbers_in
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -44,18 +44,8 @@ class Cells:
             UpdateRejected: it does not fit centres of this shape.
         """
         shapes = {"inertia": shape[:1], "sums": shape, "counts": shape[:2]}
-        for name, expected in shapes.items():
-            found = tensors.get(name)
-            if found is None or found.shape != expected or not np.isfinite(found).all():
-                has = "none" if found is None else f"shape {found.shape}, or what is not finite"
-                raise UpdateRejected(
-                    f"site {site!r}: {name!r} has {has}; centres of shape {shape} need {expected} "
-                    "of finite numbers."
-                )
-        inertia, sums, counts = (np.asarray(tensors[name], np.float64) for name in shapes)
-        if (inertia < 0).any() or (counts < 0).any():
-            raise UpdateRejected(f"site {site!r}: an inertia or a count is below zero.")
-        return cls(inertia, sums, counts)
+        its = numbers_in(tensors, shapes, site, not_negative=("inertia", "counts"))
+        return cls(its["inertia"], its["sums"], its["counts"])
 
 
 def distances(rows: Floats, centers: Floats) -> Floats:

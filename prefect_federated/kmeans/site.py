@@ -13,10 +13,9 @@ from prefect_federated.kmeans.cells import Floats, distances
 from prefect_federated.kmeans.search import Search
 from prefect_federated.kmeans.seeding import FEWEST, seeds, summary
 from prefect_federated.messages import Tensors, Update
-from prefect_federated.tabular.access import own_small_cell, policy_of
-from prefect_federated.tabular.encoding import Encoding, moments_of
+from prefect_federated.tabular.access import policy_of
+from prefect_federated.tabular.encoding import Encoding, answer_moments
 from prefect_federated.tabular.rows import describe, load_rows
-from prefect_federated.tabular.schema import Schema
 
 
 @executor
@@ -28,8 +27,7 @@ def columns(model: Tensors, site: Site) -> Update:
 @executor
 def moments(model: Tensors, site: Site) -> Update:
     """Returns count, mean and squared deviations of the training rows' columns."""
-    train = load_rows(site).train
-    return Update(moments_of(train, _schema(site), own_small_cell(site)), weight=train.rows)
+    return answer_moments(site)
 
 
 @executor
@@ -115,7 +113,3 @@ def _encoded(site: Site) -> Floats:
 def _least(site: Site) -> int:
     """Returns how many rows a sum must be of, by the site's own policy."""
     return max(1, policy_of(site).small_cell)
-
-
-def _schema(site: Site) -> Schema:
-    return Schema.model_validate(site.config["schema"])

@@ -12,6 +12,7 @@ import numpy as np
 from prefect_federated.errors import UpdateRejected
 from prefect_federated.linear.losses import Floats
 from prefect_federated.messages import Tensor
+from prefect_federated.tabular.answers import numbers_in
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,10 @@ class Gram:
             UpdateRejected: it is not that of so many columns and a label.
         """
         shapes = {"rows": (1,), "means": (columns + 1,), "products": (columns + 1, columns + 1)}
-        for name, shape in shapes.items():
-            found = tensors.get(name)
-            if found is None or found.shape != shape or not np.isfinite(found).all():
-                has = "none" if found is None else f"shape {found.shape}, or what is not finite"
-                raise UpdateRejected(
-                    f"site {site!r}: the Gram matrix's {name!r} has {has}; {columns} columns and a "
-                    f"label need {shape} of finite numbers."
-                )
-        return cls(
-            float(tensors["rows"][0]),
-            np.asarray(tensors["means"], np.float64),
-            np.asarray(tensors["products"], np.float64),
-        )
+        its = numbers_in(tensors, shapes, site, of="the Gram matrix's")
+        if its["rows"][0] < 1:
+            raise UpdateRejected(f"site {site!r}: its Gram matrix is of {its['rows'][0]} rows.")
+        return cls(float(its["rows"][0]), its["means"], its["products"])
 
 
 def gram_of(design: Floats, label: Floats) -> Gram:

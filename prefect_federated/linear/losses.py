@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prefect_federated.errors import UpdateRejected
 from prefect_federated.messages import Tensor
+from prefect_federated.tabular.answers import numbers_in
 
 Floats: TypeAlias = NDArray[np.float64]
 Loss = Literal["squared", "logistic", "multinomial", "poisson"]
@@ -52,21 +53,11 @@ class Sums:
             UpdateRejected: it is not what a model of `size` coefficients has.
         """
         shapes = {"scalars": (2,), "gradient": (size,), "curvature": (size, size)}
-        for name, shape in shapes.items():
-            found = tensors.get(name)
-            if found is None or found.shape != shape or not np.isfinite(found[:1]).all():
-                has = "none" if found is None else f"shape {found.shape}, or what is not finite"
-                raise UpdateRejected(
-                    f"site {site!r}: the sums' {name!r} has {has}; a model of {size} coefficients "
-                    f"needs {shape} of finite numbers. Its encoded features may overflow."
-                )
-        rows, deviance = (float(each) for each in tensors["scalars"])
-        return cls(
-            rows,
-            deviance,
-            np.asarray(tensors["gradient"], np.float64),
-            np.asarray(tensors["curvature"], np.float64),
-        )
+        its = numbers_in(tensors, shapes, site, of="the sums'")
+        rows, deviance = (float(each) for each in its["scalars"])
+        if rows < 1:
+            raise UpdateRejected(f"site {site!r}: its sums are of {rows} rows.")
+        return cls(rows, deviance, its["gradient"], its["curvature"])
 
 
 def with_ones(design: Floats) -> Floats:

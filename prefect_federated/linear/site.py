@@ -16,10 +16,9 @@ from prefect_federated.linear.losses import Floats, first_sums, probabilities, s
 from prefect_federated.linear.rank import dependent
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.access import own_small_cell, policy_of
-from prefect_federated.tabular.encoding import fit, moments_of
-from prefect_federated.tabular.question import TabularQuestion
-from prefect_federated.tabular.rows import Rows, describe, load_rows
-from prefect_federated.tabular.schema import Schema
+from prefect_federated.tabular.encoding import answer_moments, fit, moments_of
+from prefect_federated.tabular.question import question_in
+from prefect_federated.tabular.rows import Rows, describe, load_rows, schema_in
 from prefect_federated.tabular.scores import scores
 
 ROWS_A_COLUMN = 2
@@ -40,8 +39,7 @@ def columns(model: Tensors, site: Site) -> Update:
 @executor
 def moments(model: Tensors, site: Site) -> Update:
     """Returns count, mean and squared deviations of the training rows' columns."""
-    train = load_rows(site).train
-    return Update(moments_of(train, _schema(site), own_small_cell(site)), weight=train.rows)
+    return answer_moments(site)
 
 
 @executor
@@ -78,8 +76,8 @@ def alone(model: Tensors, site: Site) -> Update:
     Columns that the site's rows do not determine are left out; where its classes are separated, the
     search stops there.
     """
-    rows, schema, wanted = load_rows(site), _schema(site), _model(site)
-    design = Design(fit(schema, [moments_of(rows.train, schema)]))
+    rows, schema, wanted = load_rows(site), schema_in(site.config), _model(site)
+    design = Design(fit(schema, {site.name: moments_of(rows.train, schema)}))
     matrix, label = design.matrix(rows.train), rows.train.label
     own = gram_of(matrix, label)
     left_out = [] if wanted.alpha else list(dependent(own.products[:-1, :-1]))
@@ -133,7 +131,7 @@ def _fit(model: Model, names: list[str], matrix: Floats, label: Floats) -> Fit:
 
 
 def _measured(site: Site, rows: Rows, design: Design, coefficients: Floats) -> Update:
-    objective = TabularQuestion.model_validate(site.config["tabular"]).objective
+    objective = question_in(site.config).objective
     prediction = predicted(_model(site), design.matrix(rows.test), coefficients)
     metrics = scores(objective, rows.test.label, prediction)
     return Update(metrics=metrics, metrics_weight=rows.test.rows)
@@ -181,10 +179,6 @@ def _rows(site: Site) -> tuple[Rows, Design, dict[str, bytes]]:
         if site.round <= 1:
             site.log.warning("%s: what is sent tells more of these rows than of others", told)
     return rows, design, {FEW: _NAMES.dump_json(few)} if few else {}
-
-
-def _schema(site: Site) -> Schema:
-    return Schema.model_validate(site.config["schema"])
 
 
 def _model(site: Site) -> Model:

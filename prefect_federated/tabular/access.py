@@ -64,7 +64,10 @@ def refusal(policy: PrivacyPolicy, rows: int) -> str | None:
             "Whoever is responsible for the data can set `training: true` there"
         )
     if rows < policy.minimum_rows:
-        return f"{rows} rows to train on < minimum {policy.minimum_rows}"
+        return (
+            f"{rows} rows to train on < minimum {policy.minimum_rows} of the site's policy; leave "
+            "the site out with `sites`, or bring more rows"
+        )
     return None
 
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from prefect_federated.errors import UpdateRejected
-from prefect_federated.messages import JsonValue, Tensor
-from prefect_federated.tabular.rows import Part
+from prefect_federated.executors import Site
+from prefect_federated.messages import JsonValue, Tensor, Update
+from prefect_federated.tabular.access import own_small_cell
+from prefect_federated.tabular.answers import numbers_in
+from prefect_federated.tabular.rows import Part, load_rows, schema_in
 from prefect_federated.tabular.schema import Feature, Schema
 
 if TYPE_CHECKING:
@@ -88,6 +90,16 @@ class Encoding:
         )  # fmt: skip
 
 
+def answer_moments(site: Site) -> Update:
+    """Returns the moments of the training rows: the site task "moments".
+
+    Where the site's own policy sets `small_cell`, not those of a feature with fewer values.
+    """
+    train = load_rows(site).train
+    moments = moments_of(train, schema_in(site.config), own_small_cell(site))
+    return Update(moments, weight=train.rows)
+
+
 def moments_of(part: Part, schema: Schema, least: int = 0) -> dict[str, Tensor]:
     """Returns count, mean and sum of squared deviations of each numeric feature.
 
@@ -104,12 +116,15 @@ def moments_of(part: Part, schema: Schema, least: int = 0) -> dict[str, Tensor]:
     return {"count": count, "mean": mean, "m2": m2}
 
 
-def fit(schema: Schema, moments: Iterable[Mapping[str, Tensor]], *, scale: bool = True) -> Encoding:
+def fit(
+    schema: Schema, moments: Mapping[str, Mapping[str, Tensor]], *, scale: bool = True
+) -> Encoding:
     """Returns the encoding of all sites' rows.
 
     Args:
         schema: What the sites agree on.
-        moments: Of each site, as `moments_of` gives them.
+        moments: Site -> what `moments_of` gives there; merged in the order of the names, so that
+            the sums are the same in each run.
         scale: Whether numbers are brought to mean 0 and variance 1 (n in the denominator, as
             scikit-learn has it).
 
@@ -118,8 +133,12 @@ def fit(schema: Schema, moments: Iterable[Mapping[str, Tensor]], *, scale: bool 
     """
     names = _numeric(schema.features)
     count, mean, m2 = (np.zeros(len(names)) for _ in _NAMES)
-    for each in moments:
-        n, its_mean, its_m2 = (_checked(each, name, len(names)) for name in _NAMES)
+    shapes = dict.fromkeys(_NAMES, (len(names),))
+    for site in sorted(moments):
+        its = numbers_in(
+            moments[site], shapes, site, not_negative=("count", "m2"), of="the moments'"
+        )
+        n, its_mean, its_m2 = (its[name] for name in _NAMES)
         together = np.maximum(count + n, 1)
         delta = its_mean - mean
         m2 = m2 + its_m2 + delta**2 * count * n / together
@@ -139,15 +158,3 @@ def fit(schema: Schema, moments: Iterable[Mapping[str, Tensor]], *, scale: bool 
 
 def _numeric(features: Iterable[Feature]) -> list[str]:
     return [feature.name for feature in features if feature.kind != "categorical"]
-
-
-def _checked(moments: Mapping[str, Tensor], name: str, columns: int) -> Floats:
-    found = moments.get(name)
-    if found is None or found.shape != (columns,) or not np.isfinite(found).all():
-        raise UpdateRejected(
-            f"a site's moments have no {name!r} of {columns} finite numbers. Run the same version "
-            "of prefect-federated at all sites."
-        )
-    if name != "mean" and (found < 0).any():
-        raise UpdateRejected(f"a site's moments have a {name!r} below 0.")
-    return found.astype(float)

@@ -109,6 +109,15 @@ def columns_in(update: Update) -> SiteColumns:
         ) from error
 
 
+def schema_in(config: Mapping[str, JsonValue]) -> Schema:
+    """Returns what the sites have agreed on, of a call's config.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return Schema.model_validate(config[SCHEMA])
+
+
 def load_rows(site: Site) -> Rows:
     """Returns the rows that a call's config asks for, in its schema's encoding; read once a job.
 
@@ -120,7 +129,7 @@ def load_rows(site: Site) -> Rows:
         ConfigurationError: the site's policy does not let it be trained on.
     """
     question = question_in(site.config)
-    schema = Schema.model_validate(site.config[SCHEMA])
+    schema = schema_in(site.config)
     key = (str(site.state), site.name, question.model_dump_json(), schema.model_dump_json())
     with _reading(key):
         with _lock:

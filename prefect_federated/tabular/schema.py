@@ -106,8 +106,14 @@ def agree(columns: Mapping[str, SiteColumns], question: TabularQuestion) -> Sche
     Raises:
         SitesDisagree: which site has what, what the others have, and what to do.
     """
-    problems = [f"{site}: {each}" for site in sorted(columns) for each in columns[site].problems]
+    by_problem: dict[str, list[str]] = {}
+    for site in sorted(columns):
+        for each in columns[site].problems:
+            by_problem.setdefault(each.rstrip("."), []).append(site)
+    problems = [f"{', '.join(sites)}: {each}" for each, sites in by_problem.items()]
     problems += _versions(columns)
+    # a site whose policy keeps it out says nothing of its columns: that it lacks them is not so
+    columns = {site: its for site, its in columns.items() if its.features or not its.problems}
     if question.key is None:
         names, notes, missing = _shared(columns, question)
         problems += missing

@@ -190,5 +190,5 @@ def test_too_few_groups_and_sums_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ModelUndetermined, match="different groups of at least 5 rows, and 8"):
         seeds(points, weights, 8, 2, np.random.default_rng(0))
     wrong = {"inertia": np.ones(2), "sums": np.ones((2, 2, 9)), "counts": np.ones((2, 2))}
-    with pytest.raises(UpdateRejected, match="site 'x': 'sums' has shape"):
+    with pytest.raises(UpdateRejected, match="site 'x': its 'sums' has shape"):
         Cells.of(wrong, (2, 2, 4), "x")

@@ -324,3 +324,10 @@ def test_sums_that_do_not_fit_the_model_are_refused() -> None:
         )
     with pytest.raises(UpdateRejected, match="site 'x': the Gram matrix's 'means' has none"):
         Gram.of({"rows": np.ones(1)}, 2, "x")
+    nowhere = {"scalars": np.ones(2), "gradient": np.ones(2), "curvature": np.eye(2)}
+    nowhere["curvature"][1, 1] = np.nan
+    with pytest.raises(UpdateRejected, match="'curvature' has what is not finite"):
+        Sums.of(nowhere, 2, "x")
+    none = {"rows": np.zeros(1), "means": np.zeros(3), "products": np.eye(3)}
+    with pytest.raises(UpdateRejected, match=r"site 'x': its Gram matrix is of 0\.0 rows"):
+        Gram.of(none, 2, "x")

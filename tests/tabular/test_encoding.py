@@ -6,10 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from prefect_federated.adapters.sklearn import learning, svm
 from prefect_federated.errors import UpdateRejected
+from prefect_federated.kmeans import site as kmeans
+from prefect_federated.linear import site as linear
 from prefect_federated.tabular.encoding import Encoding, fit, moments_of
+from prefect_federated.tabular.question import TabularQuestion
 from prefect_federated.tabular.rows import Part
 from prefect_federated.tabular.schema import Feature, Schema
+from tests.tabular.conftest import MakeSite, asking
 
 SCHEMA = Schema(
     features=(
@@ -42,7 +47,9 @@ def part(made: pd.DataFrame) -> Part:
 
 def test_scaling_is_that_of_the_pooled_rows() -> None:
     frames = [frame(30, 0), frame(400, 1), frame(7, 2)]
-    encoding = fit(SCHEMA, (moments_of(part(each), SCHEMA) for each in frames))
+    encoding = fit(
+        SCHEMA, {f"site-{n}": moments_of(part(each), SCHEMA) for n, each in enumerate(frames)}
+    )
     pooled = pd.concat(frames, ignore_index=True)
     assert encoding.names == ("age", "town=Bern", "town=Chur", "far", "one")
     for name in ("age", "far"):
@@ -61,7 +68,7 @@ def test_scaling_is_that_of_the_pooled_rows() -> None:
 
 def test_without_scaling_only_gaps_are_filled() -> None:
     made = frame(50, 3)
-    encoding = fit(SCHEMA, [moments_of(part(made), SCHEMA)], scale=False)
+    encoding = fit(SCHEMA, {"site-1": moments_of(part(made), SCHEMA)}, scale=False)
     there = made["age"].notna()
     assert (encoding.transform(made)[there, 0] == made["age"][there]).all()
     assert encoding.transform(made)[0, 0] == pytest.approx(made["age"].mean())
@@ -75,5 +82,19 @@ def test_moments_that_do_not_fit_are_refused() -> None:
         {**good, "m2": np.full(3, np.nan)},
         {**good, "count": -good["count"]},
     ):
-        with pytest.raises(UpdateRejected):
-            fit(SCHEMA, [good, wrong])
+        with pytest.raises(UpdateRejected, match="site 'site-2': the moments' "):
+            fit(SCHEMA, {"site-1": good, "site-2": wrong})
+
+
+def test_moments_of_few_values_stay_where_the_policy_says_so_in_every_kind_of_job(
+    make_site: MakeSite,
+) -> None:
+    rows = pd.DataFrame({"age": [50.0] * 30, "rare": [7.0, *[np.nan] * 29]})
+    question = TabularQuestion(dataset="people", objective="none", label=None, test_share=0)
+    schema = Schema(features=tuple(Feature(name=n, kind="numeric") for n in rows), classes=())
+    for privacy, expected in (("{small_cell: 5}", [30, 0]), ("{minimum_rows: 1}", [30, 1])):
+        site = asking(make_site(rows, privacy, privacy), question, schema)
+        for module in (kmeans, linear, svm):
+            assert module.moments({}, site).tensors["count"].tolist() == expected
+        task = learning.main.federated_executors()["moments"]
+        assert task({}, site).tensors["count"].tolist() == expected

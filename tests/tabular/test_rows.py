@@ -126,7 +126,10 @@ def test_numbers_as_classes_keep_their_order(make_site: MakeSite) -> None:
 
 def test_a_policy_keeps_a_site_out(make_site: MakeSite) -> None:
     small = make_site(people(20), privacy="{minimum_rows: 20}")
-    assert said(small).problems == ("15 rows to train on < minimum 20",)
+    assert said(small).problems == (
+        "15 rows to train on < minimum 20 of the site's policy; leave the site out with `sites`, "
+        "or bring more rows",
+    )
     assert said(small).features == ()
     noisy = make_site(people(), "site-2", privacy="{minimum_rows: 1, noise: {epsilon: 1}}")
     assert "`training: true`" in said(noisy).problems[0]

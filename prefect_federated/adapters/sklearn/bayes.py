@@ -7,7 +7,7 @@ Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample varia
 the smoothing and the logarithms are those of scikit-learn's classes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prefect_federated.errors import ConfigurationError, UpdateRejected
 from prefect_federated.messages import Tensor
+from prefect_federated.tabular.answers import numbers_in
 
 Floats = NDArray[np.float64]
 
@@ -60,36 +61,51 @@ def site_sums(estimator: Any, rows: Floats, label: Floats, classes: int) -> dict
     return {"rows": counted, "counts": np.array([part.sum(axis=0) for part in by_class])}
 
 
-def merged(estimator: Any, sites: Iterable[Mapping[str, Tensor]], classes: Tensor) -> Any:
+def merged(
+    estimator: Any, sites: Mapping[str, Mapping[str, Tensor]], classes: Tensor, columns: int
+) -> Any:
     """Returns the estimator fitted as on the pooled rows.
 
     Args:
         estimator: One of `EXACT`; it is fitted in place.
-        sites: What `site_sums` gave at each site.
+        sites: Site -> what `site_sums` gave there.
         classes: What it predicts, in the order of their numbers.
+        columns: Encoded columns, d.
 
     Raises:
         UpdateRejected: sums that do not fit together, or a class without a row at any site.
     """
-    parts = list(sites)
-    rows = sum((np.asarray(part["rows"]) for part in parts), np.zeros(len(classes)))
+    is_gaussian = type(estimator).__name__ == "GaussianNB"
+    parts = [
+        numbers_in(
+            sites[site],
+            {"rows": (len(classes),)}
+            | dict.fromkeys(
+                ("mean", "squares") if is_gaussian else ("counts",), (len(classes), columns)
+            ),
+            site,
+            not_negative=("rows", "squares", "counts"),
+            of="the sums'",
+        )
+        for site in sorted(sites)
+    ]
+    rows = sum((part["rows"] for part in parts), np.zeros(len(classes)))
     empty = [str(each) for each, n in zip(classes, rows, strict=True) if n == 0]
     if empty:
         raise UpdateRejected(f"no site has a training row of the class {', '.join(empty)}.")
     estimator.classes_, estimator.class_count_ = classes, rows
-    if type(estimator).__name__ == "GaussianNB":
+    if is_gaussian:
         _gaussian(estimator, parts, rows)
     else:
         _counted(estimator, parts, rows)
     return estimator
 
 
-def _gaussian(estimator: Any, parts: list[Mapping[str, Tensor]], rows: Floats) -> None:
+def _gaussian(estimator: Any, parts: Sequence[Mapping[str, Tensor]], rows: Floats) -> None:
     means = np.zeros_like(parts[0]["mean"])
     squares, n = np.zeros_like(means), np.zeros(len(rows))
     for part in parts:
-        mean, its_squares = _alike(part, "mean", means), _alike(part, "squares", means)
-        its_n = np.asarray(part["rows"])
+        mean, its_squares, its_n = part["mean"], part["squares"], part["rows"]
         total = np.maximum(n + its_n, 1)
         distance = mean - means
         squares = squares + its_squares + distance**2 * (n * its_n / total)[:, None]
@@ -106,10 +122,10 @@ def _gaussian(estimator: Any, parts: list[Mapping[str, Tensor]], rows: Floats) -
     estimator.n_features_in_ = means.shape[1]
 
 
-def _counted(estimator: Any, parts: list[Mapping[str, Tensor]], rows: Floats) -> None:
+def _counted(estimator: Any, parts: Sequence[Mapping[str, Tensor]], rows: Floats) -> None:
     counts = np.zeros_like(parts[0]["counts"])
     for part in parts:
-        counts = counts + _alike(part, "counts", counts)
+        counts = counts + part["counts"]
     estimator.feature_count_, estimator.n_features_in_ = counts, counts.shape[1]
     smoothed = counts + np.asarray(estimator.alpha)
     if type(estimator).__name__ == "BernoulliNB":
@@ -124,13 +140,3 @@ def _counted(estimator: Any, parts: list[Mapping[str, Tensor]], rows: Floats) ->
     else:
         prior = np.full(len(rows), -np.log(len(rows)))
     estimator.class_log_prior_ = prior
-
-
-def _alike(part: Mapping[str, Tensor], name: str, like: Floats) -> Floats:
-    array = np.asarray(part.get(name, np.zeros(0)))
-    if array.shape != like.shape or not np.isfinite(array).all():
-        raise UpdateRejected(
-            f"a site's {name} has shape {array.shape} or is not finite; the others' have "
-            f"{like.shape}. Let all sites run the same version of this package."
-        )
-    return array

@@ -101,11 +101,16 @@ def restore(estimator: object) -> None:
         vars(estimator)["_base_loss"] = estimator._get_loss()  # type: ignore[attr-defined]
     elif name == "SVC" and "support_vectors_" in vars(estimator):
         _check_svc(vars(estimator))
+    elif name.startswith(("SGD", "Perceptron", "PassiveAggressive")) and "coef_" in vars(estimator):
+        _check_steps(name, vars(estimator))
     elif name in ("KMeans", "MiniBatchKMeans") and "cluster_centers_" in vars(estimator):
         its = vars(estimator)
         centers = its["cluster_centers_"]
         _check(name, isinstance(centers, np.ndarray) and centers.dtype in (np.float64, np.float32))
         _check(name, centers.shape == (len(centers), its.get("n_features_in_")) and len(centers))
+        counts = its.get("_counts", np.zeros(len(centers), centers.dtype))
+        _check(name, isinstance(counts, np.ndarray) and counts.dtype == centers.dtype)
+        _check(name, counts.shape == (len(centers),))
         threads = its.get("_n_threads")
         its["_n_threads"] = max(1, min(threads if type(threads) is int else 1, os.cpu_count() or 1))
 
@@ -124,9 +129,34 @@ def _check_svc(its: Mapping[str, object]) -> None:
     _check("SVC", its.get("shape_fit_") == (_first(its.get("shape_fit_")), vectors.shape[1]))
     _check("SVC", dual.shape == (k - 1, n) and intercept.shape == (pairs,) and len(support) == n)
     _check("SVC", a.shape == b.shape and a.shape in ((0,), (pairs,)))
+    rows = _first(its.get("shape_fit_"))
+    _check("SVC", its.get("kernel") in ("linear", "poly", "rbf", "sigmoid"))
+    _check("SVC", "_impl" not in its and type(rows) is int)
+    _check("SVC", ((support >= 0) & (support < rows)).all())
     floats = vectors.dtype == dual.dtype == intercept.dtype == np.float64
     _check("SVC", floats and counts.dtype == support.dtype == np.int32)
     _check("SVC", its.get("_sparse") is False)
+
+
+def _check_steps(name: str, its: Mapping[str, object]) -> None:
+    """Checks what a step of stochastic gradients writes into, of which it looks at the width."""
+    coef = its.get("coef_")
+    offset = its.get("offset_" if name == "SGDOneClassSVM" else "intercept_")
+    classes, width = its.get("classes_"), its.get("n_features_in_")
+    _check(name, isinstance(coef, np.ndarray) and isinstance(offset, np.ndarray))
+    _check(name, classes is None or isinstance(classes, np.ndarray))
+    coef, offset = np.asarray(coef), np.asarray(offset)
+    lines = 1 if classes is None or np.asarray(classes).size == 2 else np.asarray(classes).size
+    _check(name, coef.shape == ((width,) if classes is None else (lines, width)))
+    _check(name, offset.shape == (lines,))
+    for attribute, like in (("coef", coef), ("intercept", offset)):
+        for kind in ("standard", "average"):
+            value = its.get(f"_{kind}_{attribute}")
+            if value is not None or its.get("average"):
+                _check(name, isinstance(value, np.ndarray))
+                array = np.asarray(value)
+                fits = array.shape == like.shape or (lines == 1 and array.shape == (like.size,))
+                _check(name, fits)
 
 
 def _first(shape: object) -> object:

@@ -4,13 +4,15 @@ Source: Rahimi and Recht 2007, "Random features for large-scale kernel machines"
 z(x) = sqrt(2 / D) cos(W'x + b), W from the kernel's Fourier transform, b uniform on [0, 2 pi].
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.kernel_approximation import RBFSampler
 
+from prefect_federated.errors import UpdateRejected
 from prefect_federated.messages import Tensor
+from prefect_federated.tabular.answers import numbers_in
 
 Floats = NDArray[np.float64]
 
@@ -34,19 +36,25 @@ def spread(rows: Floats) -> dict[str, Tensor]:
     return {"spread": np.array([rows.size, mean, float(np.square(rows - mean).sum())])}
 
 
-def scale_gamma(sites: Iterable[Mapping[str, Tensor]], features: int) -> float:
+def scale_gamma(sites: Mapping[str, Mapping[str, Tensor]], features: int) -> float:
     """Returns scikit-learn's gamma="scale" of the pooled rows: 1 / (features x variance of cells).
 
     Args:
-        sites: What `spread` gave at each site.
+        sites: Site -> what `spread` gave there.
         features: Columns of the rows.
+
+    Raises:
+        UpdateRejected: a site has sent something else.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation
     2.1, for the merging.
     """
     n, mean, squares = 0.0, 0.0, 0.0
-    for site in sites:
-        its_n, its_mean, its_squares = (float(each) for each in site["spread"])
+    for site in sorted(sites):
+        its = numbers_in(sites[site], {"spread": (3,)}, site)["spread"]
+        its_n, its_mean, its_squares = (float(each) for each in its)
+        if its_n < 1 or its_squares < 0:
+            raise UpdateRejected(f"site {site!r}: its 'spread' is of no rows.")
         total = n + its_n
         distance = its_mean - mean
         squares += its_squares + distance**2 * n * its_n / total

@@ -9,7 +9,7 @@ that of Keerthi and DeCoste 2005, "A modified finite Newton method for fast solu
 linear SVMs", equation 2. Unlike there, the offset b is not penalized.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from sklearn.svm import LinearSVC
 
 from prefect_federated.errors import UpdateRejected
 from prefect_federated.messages import Tensor
+from prefect_federated.tabular.answers import numbers_in
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +63,7 @@ def fit(rows: Floats, label: Floats, classes: int, c: float, steps: int = 60) ->
     for _ in range(steps):
         if newton.is_done:
             break
-        newton = newton.after([sums(rows, label, classes, newton.coef, c)])
+        newton = newton.after({"": sums(rows, label, classes, newton.coef, c)})
     return newton.best
 
 
@@ -113,8 +114,11 @@ class Newton:
         changed = {"value": infinite, "slope": zeros, "halvings": zeros, "done": zeros}
         return Newton({**self.state, **changed})
 
-    def after(self, sites: Iterable[Mapping[str, Tensor]]) -> "Newton":
+    def after(self, sites: Mapping[str, Mapping[str, Tensor]]) -> "Newton":
         """Returns the state after the sites have answered at `coef`.
+
+        Args:
+            sites: Site -> what `sums` gave there; added in the order of the names.
 
         Raises:
             UpdateRejected: their numbers are not finite, of other shapes, or no sums of squares.
@@ -159,18 +163,13 @@ def _step(s: dict[str, Floats], j: int, loss: Floats, gradient: Floats, lower: F
         s["coef"][j] = at - step
 
 
-def _added(sites: Iterable[Mapping[str, Tensor]], shape: tuple[int, ...]) -> dict[str, Floats]:
+def _added(sites: Mapping[str, Mapping[str, Tensor]], shape: tuple[int, ...]) -> dict[str, Floats]:
     k, width = shape
     shapes = {"loss": (k,), "gradient": (k, width), "hessian": (k, width * (width + 1) // 2)}
     total = {name: np.zeros(its) for name, its in shapes.items()}
-    for site in sites:
-        for name, its in shapes.items():
-            array = np.asarray(site.get(name, np.zeros(0)))
-            if array.shape != its or not np.isfinite(array).all():
-                raise UpdateRejected(
-                    f"a site's {name} has shape {array.shape} or is not finite; it must have shape "
-                    f"{its}. Let all sites run the same version of this package."
-                )
+    for site in sorted(sites):
+        its = numbers_in(sites[site], shapes, site, not_negative=("loss",), of="the sums'")
+        for name, array in its.items():
             total[name] += array
     return total
 

@@ -166,28 +166,39 @@ def learn(
     return estimator
 
 
-def averaged(kind: type, estimators: Sequence[Any], weights: Sequence[float]) -> Any:
+def averaged(
+    kind: type, sites: Mapping[str, tuple[Any, float]], shape: tuple[int, ...] | None = None
+) -> Any:
     """Returns the first estimator with the weighted average of what may be averaged.
 
     Args:
         kind: A class that `AVERAGED` names.
-        estimators: One a site, of that class.
-        weights: One a site, such as numbers of rows.
+        sites: Site -> its estimator, of that class, and its weight, such as its number of rows.
+        shape: Of the coefficients; that of the first site's if None.
 
     Raises:
         UpdateRejected: they are not of one class, or their arrays are not alike.
     """
+    order = sorted(sites)
+    estimators, weights = zip(*(sites[site] for site in order), strict=True)
     first = estimators[0]
     names = AVERAGED[path_of(kind())]
-    for other in estimators:
-        if type(other) is not kind or not all(
-            _is_like(getattr(other, name, None), getattr(first, name, None))
-            for name in (*names, "t_")
-        ):
+    coefficients = np.zeros(np.shape(getattr(first, "coef_", ())) if shape is None else shape)
+    for site, other in zip(order, estimators, strict=True):
+        if type(other) is not kind:
             raise UpdateRejected(
-                f"a site's {type(other).__name__} does not fit the others' {kind.__name__}, or is "
-                "not finite. Choose a smaller learning rate if it has diverged."
+                f"site {site!r}: it sent a {type(other).__name__}, and a {kind.__name__} was asked "
+                "for. Run the same version of prefect-federated at all sites."
             )
+        for name in (*names, "t_"):
+            like: Any = coefficients if name == "coef_" else getattr(first, name, None)
+            found: Any = getattr(other, name, None)
+            if not _is_like(found, like):
+                raise UpdateRejected(
+                    f"site {site!r}: the {name!r} of its {kind.__name__} has shape "
+                    f"{np.shape(found)} or is not finite, and expected is "
+                    f"shape {np.shape(like)}. Choose a smaller learning rate if it has diverged."
+                )
     total = float(sum(weights))
     for name in names:
         parts = [

@@ -21,7 +21,6 @@ from prefect_federated.adapters.sklearn.measuring import (
     encoded,
     measured,
     moments,
-    schema_of,
 )
 from prefect_federated.adapters.sklearn.preprocessing import with_preprocessing
 from prefect_federated.adapters.sklearn.saved import DOCUMENT, from_tensors, to_tensors
@@ -30,7 +29,7 @@ from prefect_federated.executors import Site, TaskFunction
 from prefect_federated.messages import Tensors, Update
 from prefect_federated.tabular.access import allows_raw_rows, policy_of
 from prefect_federated.tabular.encoding import Encoding
-from prefect_federated.tabular.rows import describe
+from prefect_federated.tabular.rows import describe, schema_in
 
 
 class Learning:
@@ -115,7 +114,7 @@ class Learning:
 
         Asked of one site for an estimator that the server does not know.
         """
-        schema, encoding = schema_of(site), Encoding.from_json(site.config["encoding"])
+        schema, encoding = schema_in(site.config), Encoding.from_json(site.config["encoding"])
         fitted = with_classes(self._given(model, site), schema.classes)
         return Update(to_tensors(with_preprocessing(encoding, fitted), self._allow))
 

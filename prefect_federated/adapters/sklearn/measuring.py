@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from prefect_federated.executors import Site
 from prefect_federated.messages import Tensors, Update
-from prefect_federated.tabular.encoding import Encoding, moments_of
+from prefect_federated.tabular.encoding import Encoding, answer_moments
 from prefect_federated.tabular.question import Objective
-from prefect_federated.tabular.rows import load_rows
-from prefect_federated.tabular.schema import Schema
+from prefect_federated.tabular.rows import load_rows, schema_in
 from prefect_federated.tabular.scores import scores
 
 Floats = NDArray[np.float64]
@@ -41,11 +40,6 @@ class Encoded:
         return np.unique(self.label.astype(np.int64))
 
 
-def schema_of(site: Site) -> Schema:
-    """Returns what all sites have agreed on."""
-    return Schema.model_validate(site.config["schema"])
-
-
 def encoded(site: Site) -> Encoded:
     """Returns the site's rows in the job's encoding.
 
@@ -53,7 +47,7 @@ def encoded(site: Site) -> Encoded:
         ConfigurationError: the site's policy lets nothing be trained on them.
         DatasetUnreadable: they cannot be read.
     """
-    rows, classes = load_rows(site), len(schema_of(site).classes)
+    rows, classes = load_rows(site), len(schema_in(site.config).classes)
     encoding = Encoding.from_json(site.config["encoding"])
     return Encoded(
         encoding.transform(rows.train.features),
@@ -66,8 +60,7 @@ def encoded(site: Site) -> Encoded:
 
 def moments(model: Tensors, site: Site) -> Update:
     """Returns the training rows' moments, of which the encoding is fitted."""
-    rows = load_rows(site).train
-    return Update(moments_of(rows, schema_of(site)), weight=rows.rows)
+    return answer_moments(site)
 
 
 def measured(estimator: Any, rows: Floats, label: Floats, classes: int) -> dict[str, float]:

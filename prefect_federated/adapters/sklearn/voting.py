@@ -6,13 +6,13 @@ probabilistic outputs for support vector machines", have them.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from prefect_federated.errors import ConfigurationError
+from prefect_federated.errors import ConfigurationError, UpdateRejected
 
 Floats = NDArray[np.float64]
 
@@ -191,3 +191,45 @@ def with_names(vote: Vote, classes: Sequence[float | str]) -> Vote:
         estimator.classes_ = np.asarray(list(classes))[np.asarray(estimator.classes_).astype(int)]
     vote.classes = list(classes)
     return vote
+
+
+def check_member(fitted: object, site: str, kind: type, classes: int, columns: int) -> None:
+    """Checks that what a site has sent can be a member of the ensemble.
+
+    Args:
+        fitted: What arrived.
+        site: Who has sent it.
+        kind: The class of the classifier that is calibrated: not one that holds rows, unless the
+            job and the site let them leave.
+        classes: How many classes all sites have.
+        columns: Of the rows that it takes.
+
+    Raises:
+        UpdateRejected: it is another model, of other classes or columns, or not finite.
+    """
+    expected = f"a calibrated {kind.__name__} of {columns} columns and some of {classes} classes"
+    if not isinstance(fitted, Calibrated) or type(fitted.estimator) is not kind:
+        what = type(getattr(fitted, "estimator", fitted)).__name__
+        raise UpdateRejected(f"site {site!r}: it sent a {what}, and expected is {expected}.")
+    estimator: Any = fitted.estimator
+    try:
+        numbers = np.asarray(fitted.classes_, np.float64)
+        lines = 1 if len(numbers) == 2 else len(numbers)
+        its_scores = np.asarray(estimator.decision_function(np.zeros((1, columns))))
+        parts = [numbers, its_scores, *(np.asarray(p) for p in (fitted.slopes, fitted.offsets))]
+        fits = (
+            all(np.isfinite(part).all() for part in parts)
+            and np.isin(numbers, np.arange(classes)).all()
+            and (np.diff(numbers) > 0).all()
+            and its_scores.size == lines
+            and parts[2].shape == parts[3].shape == (lines,)
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UpdateRejected(
+            f"site {site!r}: its model does not predict ({error}), and expected is {expected}."
+        ) from error
+    if not fits:
+        raise UpdateRejected(
+            f"site {site!r}: its model has other classes or shapes, or is not finite; expected is "
+            f"{expected}. Run the same version of prefect-federated there, or leave it out."
+        )

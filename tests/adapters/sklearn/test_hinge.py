@@ -23,7 +23,10 @@ def federated(rows: Floats, label: Floats, classes: int, c: float) -> tuple[Floa
     newton, rounds = Newton.start(classes, rows.shape[1]), 0
     while not newton.is_done:
         newton = newton.after(
-            sums(rows[part], label[part], classes, newton.coef, c) for part in parts(len(rows))
+            {
+                str(n): sums(rows[part], label[part], classes, newton.coef, c)
+                for n, part in enumerate(parts(len(rows)))
+            }
         )
         rounds += 1
         assert rounds < 60
@@ -65,7 +68,9 @@ def test_without_one_of_the_sites_it_ends_at_the_optimum_of_the_others() -> None
     for number in range(60):
         if number == 4:
             newton, there = newton.elsewhere(), there[:2]
-        newton = newton.after(sums(rows[p], label[p], 2, newton.coef, 1.0) for p in there)
+        newton = newton.after(
+            {str(n): sums(rows[p], label[p], 2, newton.coef, 1.0) for n, p in enumerate(there)}
+        )
         if number >= 4 and newton.is_done:
             break
     end = there[-1].stop
@@ -75,12 +80,12 @@ def test_without_one_of_the_sites_it_ends_at_the_optimum_of_the_others() -> None
 
 def test_a_site_whose_sums_do_not_fit_is_refused() -> None:
     good = sums(np.ones((3, 2)), np.zeros(3), 2, np.zeros((1, 3)), 1.0)
-    with pytest.raises(UpdateRejected, match="hessian has shape"):
-        Newton.start(2, 2).after([{**good, "hessian": np.zeros((1, 5))}])
+    with pytest.raises(UpdateRejected, match=r"site 'b': the sums' 'hessian' has shape \(1, 5\)"):
+        Newton.start(2, 2).after({"a": good, "b": {**good, "hessian": np.zeros((1, 5))}})
     with pytest.raises(UpdateRejected, match="not positive definite"):
-        Newton.start(2, 2).after([{**good, "hessian": np.full((1, 6), -9.0)}])
-    with pytest.raises(UpdateRejected, match=r"gradient has shape .* or is not finite"):
-        Newton.start(2, 2).after([{**good, "gradient": np.full((1, 3), np.nan)}])
+        Newton.start(2, 2).after({"a": {**good, "hessian": np.full((1, 6), -9.0)}})
+    with pytest.raises(UpdateRejected, match="'gradient' has what is not finite"):
+        Newton.start(2, 2).after({"a": {**good, "gradient": np.full((1, 3), np.nan)}})
 
 
 def test_fourier_features_come_within_a_hundredth_of_the_pooled_kernel_svm() -> None:
@@ -91,7 +96,9 @@ def test_fourier_features_come_within_a_hundredth_of_the_pooled_kernel_svm() -> 
         train, test = order[:398], order[398:]
         scaler = StandardScaler().fit(rows[train])
         a, b = scaler.transform(rows[train]), scaler.transform(rows[test])
-        gamma = scale_gamma([spread(a[part]) for part in parts(len(a))], a.shape[1])
+        gamma = scale_gamma(
+            {str(n): spread(a[part]) for n, part in enumerate(parts(len(a)))}, a.shape[1]
+        )
         assert gamma == pytest.approx(1 / (a.shape[1] * a.var()), rel=1e-12)
         features = fourier(gamma, 500, seed, a.shape[1])
         coef, rounds = federated(features.transform(a), label[train].astype(float), 2, 1.0)

@@ -100,18 +100,20 @@ def test_an_average_is_weighted_and_of_like_arrays_only() -> None:
     ]
     expected = (3 * parts[0].coef_ + parts[1].coef_) / 4
     steps = max(each.t_ for each in parts)
-    both = averaged(SGDClassifier, parts, [150, 50])
+    both = averaged(SGDClassifier, {"a": (parts[0], 150), "b": (parts[1], 50)})
     np.testing.assert_allclose(both.coef_, expected, rtol=1e-15)
     assert both.t_ == steps
     other = SGDClassifier().fit(rows[:, :2], label)
-    with pytest.raises(UpdateRejected, match="does not fit the others'"):
-        averaged(SGDClassifier, [both, other], [1, 1])
-    with pytest.raises(UpdateRejected, match="a site's SGDRegressor does not fit"):
-        averaged(SGDClassifier, [SGDRegressor().fit(rows, label), both], [1, 1])
+    with pytest.raises(UpdateRejected, match=r"site 'b': the 'coef_' .* has shape \(3, 2\)"):
+        averaged(SGDClassifier, {"a": (both, 1), "b": (other, 1)})
+    with pytest.raises(UpdateRejected, match="site 'a'"):
+        averaged(SGDClassifier, {"a": (other, 1), "b": (both, 1)}, (3, 4))
+    with pytest.raises(UpdateRejected, match="site 'a': it sent a SGDRegressor"):
+        averaged(SGDClassifier, {"a": (SGDRegressor().fit(rows, label), 1), "b": (both, 1)})
     other = SGDClassifier().fit(rows, label)
     other.coef_[0, 0] = np.nan
     with pytest.raises(UpdateRejected, match="not finite"):
-        averaged(SGDClassifier, [both, other], [1, 1])
+        averaged(SGDClassifier, {"a": (both, 1), "b": (other, 1)})
 
 
 @pytest.mark.parametrize(

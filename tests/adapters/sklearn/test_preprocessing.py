@@ -67,7 +67,9 @@ def test_original_columns_become_the_same_numbers_as_at_the_sites(
     assert kinds["cp"] == kinds["ward"] == "categorical"
     assert kinds["seen"] == "datetime"
     rows = {name: load_rows(site).train for name, site in made.items()}
-    encoding = fit(schema, [moments_of(part, schema) for part in rows.values()], scale=scale)
+    encoding = fit(
+        schema, {site: moments_of(part, schema) for site, part in rows.items()}, scale=scale
+    )
     encode = preprocessing_of(encoding)
     (tmp_path / "model").mkdir()
     for name, content in fitted_of(encode).files.items():
@@ -88,7 +90,7 @@ def test_original_columns_become_the_same_numbers_as_at_the_sites(
 def test_a_category_that_no_site_has_named_is_0_in_all_columns(tmp_path: Path) -> None:
     made, frames, schema = sites(tmp_path)
     rows = [load_rows(site).train for site in made.values()]
-    encoding = fit(schema, [moments_of(part, schema) for part in rows])
+    encoding = fit(schema, {str(n): moments_of(part, schema) for n, part in enumerate(rows)})
     frame = frames["a"].assign(cp="never met")
     found = preprocessing_of(encoding).transform(frame)
     its = [place for place, name in enumerate(encoding.names) if name.startswith("cp=")]
@@ -99,7 +101,9 @@ def test_a_category_that_no_site_has_named_is_0_in_all_columns(tmp_path: Path) -
 def test_a_column_that_is_not_there_or_holds_something_else_is_named(tmp_path: Path) -> None:
     made, frames, schema = sites(tmp_path)
     rows = [load_rows(site).train for site in made.values()]
-    encode = preprocessing_of(fit(schema, [moments_of(part, schema) for part in rows]))
+    encode = preprocessing_of(
+        fit(schema, {str(n): moments_of(part, schema) for n, part in enumerate(rows)})
+    )
     with pytest.raises(ConfigurationError, match=r"not there: age\. Give a data frame"):
         encode.transform(frames["a"].drop(columns="age"))
     with pytest.raises(MixedTypes, match="column 'age'"):

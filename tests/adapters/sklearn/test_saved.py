@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_iris
@@ -23,6 +23,7 @@ from sklearn.linear_model import (
     PoissonRegressor,
     Ridge,
     SGDClassifier,
+    SGDOneClassSVM,
     SGDRegressor,
 )
 from sklearn.naive_bayes import BernoulliNB, GaussianNB, MultinomialNB
@@ -218,6 +219,9 @@ def changed(folder: Path, **changes: Any) -> None:
         ({"attributes/_dual_coef_": {"is": "array", "name": "a0"}}, "do not fit together"),
         ({"attributes/_sparse": True}, "do not fit together"),
         ({"attributes/support_vectors_": {"is": "array", "name": "a0"}}, "do not fit together"),
+        ({"parameters/kernel": "precomputed"}, "do not fit together"),
+        ({"attributes/_impl": "nu_svr"}, "do not fit together"),
+        ({"attributes/shape_fit_": {"is": "tuple", "of": [1, 4]}}, "do not fit together"),
         ({"is": "dict"}, "is no value"),
     ],
 )
@@ -227,6 +231,45 @@ def test_a_hostile_file_is_refused_and_runs_nothing(
     changed(svc, **changes)
     with pytest.raises(SnapshotCorrupt, match=said):
         load(svc)
+
+
+def test_steps_into_arrays_that_are_too_short_are_refused(tmp_path: Path) -> None:
+    rows, label = load_iris(return_X_y=True)
+    fitted = SGDClassifier(average=True).fit(rows, label)
+    fitted._average_coef = fitted._average_coef[:1]
+    with pytest.raises(SnapshotCorrupt, match="arrays of a SGDClassifier do not fit together"):
+        from_tensors(to_tensors(fitted), "site 'a'")
+    empty = SGDClassifier().fit(rows, label == 1)
+    empty.coef_ = np.zeros((0, 4))
+    with pytest.raises(SnapshotCorrupt, match="arrays of a SGDClassifier do not fit together"):
+        from_tensors(to_tensors(empty), "site 'a'")
+    short = MiniBatchKMeans(3, n_init=1).fit(rows)
+    short._counts = short._counts[:1]
+    with pytest.raises(SnapshotCorrupt, match="arrays of a MiniBatchKMeans do not fit together"):
+        from_tensors(to_tensors(short), "site 'a'")
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        SGDClassifier(average=True),
+        SGDRegressor(average=3),
+        SGDOneClassSVM(average=True),
+        Perceptron(),
+        MiniBatchKMeans(2, n_init=1),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_an_estimator_that_has_travelled_learns_on(estimator: Any, classes: int) -> None:
+    rows, label = load_iris(return_X_y=True)
+    here, there = (clone(estimator).set_params(random_state=0) for _ in range(2))
+    of_classes = {"classes": np.arange(classes)} if is_classifier(estimator) else {}
+    for _ in range(3):
+        here.partial_fit(rows, label % classes, **of_classes)
+        there.partial_fit(rows, label % classes, **of_classes)
+        there = from_tensors(to_tensors(there), "site 'a'")
+    assert_same(here, there, rows)
 
 
 def test_damaged_files_are_refused_with_their_name(svc: Path) -> None:
