@@ -1,10 +1,8 @@
 """The steps of a job that trains a scikit-learn estimator: exactly, by averages, or as a relay."""
 
-import json
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prefect_federated.adapters.sklearn.bayes import merged
 from prefect_federated.adapters.sklearn.classes import path_of
@@ -26,9 +24,9 @@ from prefect_federated.adapters.sklearn.saved import (
 )
 from prefect_federated.errors import ConfigurationError, QuorumNotReached
 from prefect_federated.messages import JsonValue, SiteFailure, Tensors, Update
-from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tabular.saved import Fitted
 from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.pipelines import encoding_in, encoding_tensors
 from prefect_federated.tasks.sklearn import SklearnJob
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.tasks.tabular import FittedRef, Tabular
@@ -63,8 +61,7 @@ class Learner:
         if self._state is None:
             self._encoding = self._tab.fit_encoding(scale=job.scale)
         else:
-            kept = self._state.extra["prepared"]
-            self._encoding = Encoding.from_json(json.loads(bytes(kept["encoding"])))
+            self._encoding = encoding_in(self._state.extra["prepared"], self._schema)
         self._rounds = 0
         self._notes: list[str] = []
 
@@ -93,7 +90,7 @@ class Learner:
 
     def rounds(self) -> Tensors:
         """Returns the estimator after the job's rounds; a snapshot is written after each."""
-        kept = {"encoding": _bytes(self._encoding.to_json())}
+        kept = encoding_tensors(self._encoding)
         state = self._state or State({})
         while state.round < self._job.rounds:
             number = state.round + 1
@@ -216,7 +213,3 @@ def look(job: SklearnJob) -> tuple[Any, Combination]:
 def _sorted(replies: Any) -> list[Update]:
     """Returns the sites' updates in the order of their names, so that sums are the same."""
     return sorted((r for r in replies if isinstance(r, Update)), key=lambda each: each.site)
-
-
-def _bytes(value: JsonValue) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)

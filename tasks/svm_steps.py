@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, LinearSVC
@@ -17,8 +16,8 @@ from prefect_federated.adapters.sklearn.voting import Vote, check_member, votes_
 from prefect_federated.errors import ConfigurationError, UpdateRejected
 from prefect_federated.messages import JsonValue, Tensor, Tensors, Update
 from prefect_federated.tabular.answers import numbers_in
-from prefect_federated.tabular.encoding import Encoding
 from prefect_federated.tasks.federation import Federation
+from prefect_federated.tasks.pipelines import encoding_in, encoding_tensors
 from prefect_federated.tasks.snapshots import State, restore, snapshot
 from prefect_federated.tasks.svm import WITHOUT_ROWS, SvmJob
 from prefect_federated.tasks.tabular import FittedRef, Tabular
@@ -52,7 +51,7 @@ class Svm:
             self._gamma = job.gamma or self._pooled_gamma()
         else:
             kept = self._state.extra["prepared"]
-            self._encoding = Encoding.from_json(json.loads(bytes(kept["encoding"])))
+            self._encoding = encoding_in(kept, self._schema)
             self._gamma = float(kept["gamma"])
         self._sites = self._ready()
 
@@ -212,9 +211,9 @@ class Svm:
     def _prepared(self, sites: list[str]) -> dict[str, Tensor]:
         """Returns what a job that comes back needs beside Newton's state."""
         return {
-            "encoding": _bytes(self._encoding.to_json()),
+            **encoding_tensors(self._encoding),
             "gamma": np.array(self._gamma),
-            "sites": _bytes([*sites]),
+            "sites": np.frombuffer(json.dumps(sites).encode(), np.uint8),
         }
 
     def _note_missing(self, there: list[str]) -> None:
@@ -272,7 +271,3 @@ class Svm:
 
 def _by_site(replies: list[Update]) -> dict[str, Tensors]:
     return {each.site: each.tensors for each in replies}
-
-
-def _bytes(value: JsonValue) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)

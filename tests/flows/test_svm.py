@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from prefect_federated import Site, executor, simulate
 from prefect_federated.adapters.sklearn import svm as site_tasks
 from prefect_federated.adapters.sklearn.hinge import fit
-from prefect_federated.errors import ConfigurationError, QuorumNotReached
+from prefect_federated.errors import ConfigurationError, QuorumNotReached, SitesDisagree
 from prefect_federated.flows.svm import svm
 from prefect_federated.messages import JsonValue, Tensors, Update
 from prefect_federated.tabular.saved import load_fitted
@@ -101,6 +101,29 @@ def test_a_job_that_is_killed_goes_on_after_its_last_round(
     assert written_before[:3] == [1, 2, 3]
     assert written_before[3] in (3, 4)  # at most the round whose snapshot was under way is lost
     np.testing.assert_array_equal(model[2].coef_, expected[2].coef_)
+
+
+def test_a_job_goes_on_only_with_the_columns_of_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, _, _ = written(tmp_path)
+    original = snapshots.snapshot
+
+    def dies(state: Any) -> None:
+        original(state)
+        if state.round == 2:  # the snapshot before is complete
+            for file in data.glob("*/*.csv"):  # and a column is gone when the job comes back
+                frame = pd.read_csv(file)
+                frame.drop(columns=frame.columns[0]).to_csv(file, index=False)
+            raise OSError("the controller dies")
+
+    monkeypatch.setattr(svm_steps, "snapshot", dies)
+    retried = svm.with_options(retries=1, retry_delay_seconds=0)
+    with (
+        simulating(Simulation(cancer.SITES, 2, data, tmp_path / "state")),
+        pytest.raises(SitesDisagree, match="no longer those that it was made with"),
+    ):
+        retried(dataset="cancer", label="benign", compare_alone=False, components=20)
 
 
 def test_without_a_site_it_goes_on_to_the_optimum_of_the_others_and_says_so(

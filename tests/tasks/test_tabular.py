@@ -113,7 +113,8 @@ def test_what_cannot_be_trained_on_says_so(data: Path, tmp_path: Path) -> None:
     asked: dict[str, JsonValue] = {
         "dataset": "people", "label": "presure", "features": ["age"]
     }  # fmt: skip
-    with pytest.raises(SitesDisagree, match="site-1: the label: there is no column 'presure'"):
+    said = "site-1, site-2, site-3: the label: there is no column 'presure'"
+    with pytest.raises(SitesDisagree, match=said):
         simulate(mean, data=data, output=tmp_path, parameters=asked)
 
 
