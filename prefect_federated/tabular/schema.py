@@ -126,7 +126,7 @@ def agree(columns: Mapping[str, SiteColumns], question: TabularQuestion) -> Sche
         feature, wrong = _merged(name, columns)
         problems += wrong
         features.append(feature)
-    classes, wrong = _classes(columns, question)
+    classes, wrong = _classes(columns, question) if columns else ((), [])
     problems += wrong
     if not features and not problems:
         problems.append("there is no column to predict from; name `features`")

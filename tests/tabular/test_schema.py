@@ -100,5 +100,14 @@ def test_with_a_key_each_column_and_the_label_are_at_one_site() -> None:
     no_key = {"features": (AGE,), "problems": ("there is no column 'nmber'",)}
     columns = {name: SiteColumns.model_validate(no_key) for name in ("site-1", "site-2")}
     assert refused(columns, question) == (  # not that both have the column that is their key
-        "site-1: there is no column 'nmber'; site-2: there is no column 'nmber'."
+        "site-1, site-2: there is no column 'nmber'."
     )
+
+
+def test_a_site_that_its_policy_keeps_out_is_not_said_to_lack_columns() -> None:
+    out = SiteColumns(problems=("11 rows to train on < minimum 20",))
+    for columns, who in (
+        ({"site-1": site(), "site-2": out}, "site-2"),
+        ({"site-3": out}, "site-3"),
+    ):
+        assert refused(columns, QUESTION) == f"{who}: 11 rows to train on < minimum 20."
