@@ -30,6 +30,7 @@ from prefect.settings import (
 )
 
 from prefect_federated.agents.database import set_up_database
+from prefect_federated.agents.early_server import WANTED, end_unwanted, start_process, take_early
 from prefect_federated.errors import ConnectionFailed
 
 log = logging.getLogger("prefect_federated.simulator")
@@ -38,41 +39,16 @@ _START_S = 90.0  # a busy machine takes long to import a server
 _SET_UP_S = 60.0  # seldom more than 3
 _RECORD_S = 3.0  # until the records of the last Prefect tasks are written
 _STOP_S = 5.0
-_AS_PREFECT_STARTS_IT = {
-    "PREFECT_UI_ENABLED": "0",
-    "PREFECT__SERVER_EPHEMERAL": "1",
-    "PREFECT__SERVER_FINAL": "1",
-}
-_QUICKER = {  # what a user has set goes first
-    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # a block that is saved registers its type
-    # task runs are recorded many at a time, instead of each in a transaction
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-}
 
 
 class TemporaryServer:
     """A Prefect server in a process of its own, which ends with this process."""
 
     def __init__(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        with listener:  # handed over: what connects before the server is up waits in its queue
-            self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-            descriptor = listener.fileno()
-            settings = get_current_settings().to_environment_variables(exclude_unset=True)
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "prefect_federated.agents.temporary_server",
-                    str(descriptor),
-                ],
-                env={**_QUICKER, **os.environ, **settings, **_AS_PREFECT_STARTS_IT},
-                stdin=subprocess.PIPE,  # its end tells the server that this process has ended
-                pass_fds=[descriptor],
-                start_new_session=True,  # Ctrl-C is for the flow, which then still has to report
-            )
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        server = take_early() or start_process(settings)
+        server.serve()
+        self.api_url, self._process = server.api_url, server.process
         self._started = datetime.now(UTC)
         atexit.register(self.stop)
 
@@ -142,6 +118,7 @@ def start_if_needed() -> TemporaryServer | None:
     """
     global _server
     if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        end_unwanted()
         return None
     with _lock:
         if _server is None or not _server.is_running:
@@ -182,9 +159,13 @@ def _hand_over() -> None:
 
 
 def main(descriptor: int) -> None:
-    """Serves Prefect's API on a listening socket until standard input ends."""
+    """Serves Prefect's API on a listening socket, once it is wanted, until standard input ends."""
     import uvicorn
+    from prefect.server.database import provide_database_interface
 
+    provide_database_interface()  # what takes long and needs no database
+    if sys.stdin.buffer.readline() != WANTED:
+        return
     setting_up = _set_up_database_aside()
     from prefect.server.api.server import create_app
 
@@ -206,9 +187,6 @@ def main(descriptor: int) -> None:
 
 def _set_up_database_aside() -> int:
     """Makes the database in a forked process, while this one imports the rest of the server."""
-    from prefect.server.database import provide_database_interface
-
-    provide_database_interface()  # what both need to have imported
     if (child := os.fork()) == 0:
         with contextlib.suppress(Exception):  # the server then sets it up itself, at leisure
             set_up_database()

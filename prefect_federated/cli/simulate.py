@@ -77,6 +77,9 @@ def simulate_command(
     ] = None,
 ) -> None:
     """Run a job on virtual sites: what runs here runs in a federation unchanged."""
+    from prefect_federated.agents.early_server import start_early
+
+    start_early()  # it imports at the same time as what follows here
     from prefect_federated.agents.simulator import simulate
     from prefect_federated.tasks.statistics_result import StatisticsRef
     from prefect_federated.tasks.tabular import FittedRef

@@ -107,3 +107,36 @@ def test_jobs_of_a_process_share_a_server_that_ends_with_the_process(tmp_path: P
 def _ends(pid: int) -> bool:
     eventually(lambda: not psutil.pid_exists(pid), f"process {pid} ends")
     return True
+
+
+EARLY = """
+import sys
+from prefect_federated.agents import early_server
+early_server.start_early()
+assert "prefect" not in sys.modules
+early = early_server._early.process
+from prefect_federated.agents import temporary_server
+server = temporary_server.start_if_needed()
+if sys.argv[1] == "wanted":
+    assert server._process is early
+    server.wait_until_ready()
+else:
+    assert server is None
+    assert early.poll() is not None
+"""
+
+
+def test_a_server_that_was_started_early_is_the_one_that_serves(tmp_path: Path) -> None:
+    own = environment(tmp_path)
+    subprocess.run([sys.executable, "-c", EARLY, "wanted"], check=True, env=own)
+    assert (tmp_path / "prefect.db").exists()
+
+
+def test_a_server_that_was_started_early_ends_where_a_profile_names_another(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "profiles.toml").write_text(
+        'active = "own"\n[profiles.own]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n'
+    )
+    subprocess.run([sys.executable, "-c", EARLY, "unwanted"], check=True, env=environment(tmp_path))
+    assert not (tmp_path / "prefect.db").exists()
