@@ -141,7 +141,7 @@ def test_of_very_many_groups_only_all_sites_numbers_are_shown() -> None:
     assert "group-39, all sites" in text
     assert "group-40" not in text
     assert "group-1, cleveland" not in text
-    assert "- 10 more groups, and each site's numbers: --html FILE has them" in text
+    assert "- 10 more groups, and each site's numbers: in the HTML report" in text
 
 
 def test_the_overview_says_where_groups_are_and_which_columns_correlate_most() -> None:
