@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -134,7 +134,7 @@ def simulate(
         fitting = _fitting(found, parameters or {})
         if isinstance(path := fitting.get("executor", _default(found, "executor")), str):
             load_executor(path)  # its imports take seconds, too
-        _prepare(found)
+        _import_ahead(found)
         with temporary_server.reached(server), simulating(simulation):
             returned = found.with_options(retries=0)(**fitting)
     if isinstance(returned, FittedRef):
@@ -165,11 +165,11 @@ def _runner(
     return runner or ("processes" if processes is not None else "threads")
 
 
-def _prepare(flow: "Flow[..., Any]") -> None:
-    """Imports what a built-in flow's last steps need, if it says so: that takes seconds, too."""
-    module = flow.fn.__module__
-    if module.startswith(_BUILT_IN) and (prepare := getattr(sys.modules[module], "prepare", None)):
-        prepare()
+def _import_ahead(flow: "Flow[..., Any]") -> None:
+    """Imports what the flow's job will import; where that fails, the job says what to install."""
+    for module in getattr(flow.fn, "imports", ()):
+        with suppress(ImportError):
+            importlib.import_module(module)
 
 
 def load_flow(name: str) -> "Flow[..., Any]":

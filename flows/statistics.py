@@ -5,7 +5,7 @@ categories), `count` (histograms on a range that all share), `refine` (counts be
 edges, until the quantiles are known well enough, or the sites' policies allow no finer).
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -18,11 +18,8 @@ from prefect_federated.tasks.statistics import Survey
 from prefect_federated.tasks.statistics_result import (
     StatisticsRef,
     message_of,
-    prepare,
     publish,
 )
-
-__all__ = ["StatisticsJob", "prepare", "statistics"]
 
 
 def _rising(ends: tuple[float, float]) -> tuple[float, float]:
@@ -33,6 +30,11 @@ def _rising(ends: tuple[float, float]) -> tuple[float, float]:
 
 class StatisticsJob(JobParameters):
     """The parameters of a statistics job."""
+
+    imports: ClassVar[tuple[str, ...]] = (
+        "prefect_federated.statistics.report",
+        "prefect_federated.statistics.summary",
+    )
 
     dataset: str = Field(
         min_length=1, description="The dataset's name, as the sites' datasets.yaml has it."

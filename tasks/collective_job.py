@@ -12,6 +12,13 @@ from prefect_federated.tasks.tabular import TabularJob
 class CollectiveJob(TabularJob):
     """The parameters of a job that trains one booster by XGBoost's own collective."""
 
+    imports: ClassVar[tuple[str, ...]] = (
+        *TabularJob.imports,
+        "xgboost",
+        "prefect_federated.adapters.xgboost.pictures",
+        "prefect_federated.adapters.xgboost.loopback",
+    )
+
     mode: ClassVar[Literal["histogram", "vertical"]]
 
     objective: Literal["binary", "multiclass", "regression", "poisson", "ranking"] = Field(

@@ -4,6 +4,7 @@ The arithmetic is in `prefect_federated.kmeans`; here it meets the sites and the
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -40,6 +41,13 @@ LEAVES = (
 
 class KMeansJob(TabularJob):
     """The parameters of a k-means job."""
+
+    imports: ClassVar[tuple[str, ...]] = (
+        *TabularJob.imports,
+        "prefect_federated.adapters.sklearn.saved",
+        "prefect_federated.adapters.sklearn.preprocessing",
+        "sklearn.cluster",
+    )
 
     clusters: int = Field(ge=1, le=1000, description="How many clusters.")
     restarts: int = Field(

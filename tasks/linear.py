@@ -5,7 +5,7 @@ The arithmetic is in `prefect_federated.linear`; here it meets the sites and the
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -56,6 +56,13 @@ FEW_ROWS = "what it has sent tells more of a few rows than of others: those that
 
 class LinearJob(TabularJob):
     """The parameters of a job of a linear model."""
+
+    imports: ClassVar[tuple[str, ...]] = (
+        *TabularJob.imports,
+        "prefect_federated.adapters.sklearn.saved",
+        "prefect_federated.adapters.sklearn.preprocessing",
+        "sklearn.linear_model",
+    )
 
     family: Family = Field(
         default="least_squares",

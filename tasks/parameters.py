@@ -7,7 +7,7 @@ them one by one (`--param rounds=5`), so the model's fields are made the flow's 
 import functools
 import inspect
 from collections.abc import Callable, Collection
-from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
@@ -33,6 +33,10 @@ class JobParameters(BaseModel):
     """The parameters that all jobs have."""
 
     model_config = ConfigDict(extra="forbid")
+
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that a job imports when it needs them, which takes seconds: a simulation does so
+    while its Prefect server starts, if they are installed."""
 
     executor: str = Field(
         description="Executor that the sites run, by its import path there: 'package.module' or "
@@ -161,6 +165,7 @@ def takes(
                 parameter.name in JobParameters.model_fields,
             )
         )
+        with_fields.imports = model.imports  # type: ignore[attr-defined]
         with_fields.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_fields.__annotations__ = {p.name: p.annotation for p in parameters}
         lines = [f"    {name}: {field.description}" for name, field in fields.items()]

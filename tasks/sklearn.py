@@ -1,6 +1,6 @@
 """The parameters of a job that trains a scikit-learn estimator. Needs no scikit-learn."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
@@ -10,6 +10,13 @@ from prefect_federated.tasks.tabular import TabularJob
 
 class SklearnJob(TabularJob):
     """The parameters of a scikit-learn job."""
+
+    imports: ClassVar[tuple[str, ...]] = (
+        *TabularJob.imports,
+        "prefect_federated.adapters.sklearn.saved",
+        "prefect_federated.adapters.sklearn.preprocessing",
+        "sklearn.linear_model",
+    )
 
     executor: str = Field(
         default="prefect_federated.adapters.sklearn.learning:main",

@@ -1,6 +1,6 @@
 """The parameters of an SVM job, and what of them contradicts itself. Needs no scikit-learn."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,13 @@ WITHOUT_ROWS = (
 
 class SvmJob(TabularJob):
     """The parameters of an SVM job."""
+
+    imports: ClassVar[tuple[str, ...]] = (
+        *TabularJob.imports,
+        "prefect_federated.adapters.sklearn.saved",
+        "prefect_federated.adapters.sklearn.preprocessing",
+        "sklearn.svm",
+    )
 
     executor: str = Field(
         default="prefect_federated.adapters.sklearn.svm",

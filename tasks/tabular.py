@@ -13,7 +13,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import get_args
+from typing import ClassVar, get_args
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
@@ -44,6 +44,11 @@ PACKAGES = ("prefect-federated", "numpy")
 
 class TabularJob(JobParameters):
     """The parameters of a job that learns from the sites' tables."""
+
+    imports: ClassVar[tuple[str, ...]] = (
+        "prefect_federated.datasets.csv_file",
+        "prefect_federated.adapters.plot",
+    )
 
     dataset: str = Field(
         min_length=1, description="The dataset's name, as the sites' datasets.yaml has it."

@@ -12,6 +12,12 @@ from prefect_federated.tasks.tabular import TabularJob
 class TreeJob(TabularJob):
     """The parameters of a job that grows trees in rounds."""
 
+    imports: ClassVar[tuple[str, ...]] = (
+        *TabularJob.imports,
+        "xgboost",
+        "prefect_federated.adapters.xgboost.pictures",
+    )
+
     mode: ClassVar[Mode]
 
     label: str = Field(description="Column to predict.")
