@@ -18,12 +18,12 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prefect_federated.errors import ConfigurationError, SnapshotCorrupt, SnapshotFailed
+from prefect_federated.errors import ConfigurationError, SnapshotCorrupt
 from prefect_federated.statistics.absence import rows_of
 from prefect_federated.statistics.schema import OVERALL, Comparison, Drift, Split, Statistics
 from prefect_federated.statistics.withholding import one_line
 from prefect_federated.tasks.artifacts import key_of
-from prefect_federated.tasks.storage import get, path_in_storage, put
+from prefect_federated.tasks.storage import get, path_in_storage, put_result
 
 DRIFT_EVENT = "federated.statistics.drift"
 _MOST_EVENTS = 100  # of one run; the largest drifts
@@ -162,13 +162,13 @@ def publish(
         compared = compare(result, earlier.result, psi_threshold, ks_threshold)
         result = result.model_copy(update={"compared": compared})
     path, report = _path(result.run), f"{result.run}/statistics.html"
-    _put(path, result.model_dump_json(indent=1).encode())
-    _put(report, report_html(result).encode())
+    put_result(path, result.model_dump_json(indent=1).encode())
+    put_result(report, report_html(result).encode())
     drifted = [] if result.compared is None else _past(result.compared)
     _show(result, path_in_storage(report))
     if earlier is None or not earlier.is_told:
         _tell(result, drifted)
-    _put(_pointer(result.name), path.encode())
+    put_result(_pointer(result.name), path.encode())
     return StatisticsRef(
         path=path_in_storage(path),
         report=path_in_storage(report),
@@ -240,16 +240,6 @@ def _past(compared: Comparison) -> list[Drift]:
 def _pointer(name: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9]+", "-", name)[:60].strip("-")
     return f"statistics-last/{readable}-{hashlib.sha256(name.encode()).hexdigest()[:12]}.txt"
-
-
-def _put(path: str, content: bytes) -> None:
-    try:
-        put(path, content)
-    except Exception as error:  # a storage may raise anything
-        raise SnapshotFailed(
-            f"{path} could not be written: {type(error).__name__}: {error}. Make room in Prefect's "
-            "result storage, or mend what keeps it from being written to."
-        ) from error
 
 
 def _show(result: Statistics, report: str) -> None:

@@ -15,7 +15,7 @@ from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileS
 from prefect.results import get_default_result_storage, get_result_store
 from pydantic import BaseModel
 
-from prefect_federated.errors import SnapshotCorrupt
+from prefect_federated.errors import SnapshotCorrupt, SnapshotFailed
 from prefect_federated.messages import Tensor, Tensors
 from prefect_federated.model_file import map_model, model_bytes, model_in, sha256_of, write_model
 
@@ -82,6 +82,21 @@ def put(path: str, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def put_result(path: str, content: bytes) -> None:
+    """Writes a small file of a job's result.
+
+    Raises:
+        SnapshotFailed: it could not be written; says why.
+    """
+    try:
+        put(path, content)
+    except Exception as error:  # a storage may raise anything
+        raise SnapshotFailed(
+            f"{path} could not be written: {type(error).__name__}: {error}. Make room in Prefect's "
+            "result storage, or mend what keeps it from being written to."
+        ) from error
 
 
 def get(path: str) -> bytes | None:

@@ -24,7 +24,6 @@ from prefect_federated.errors import (
     ConfigurationError,
     QuorumNotReached,
     SitesDisagree,
-    SnapshotFailed,
 )
 from prefect_federated.messages import SiteFailure, Tensors, Update
 from prefect_federated.tabular.card import ModelCard, SiteCard
@@ -37,7 +36,7 @@ from prefect_federated.tasks.artifacts import key_of
 from prefect_federated.tasks.federation import Federation
 from prefect_federated.tasks.parameters import JobParameters
 from prefect_federated.tasks.snapshot_record import Row
-from prefect_federated.tasks.storage import path_in_storage, put
+from prefect_federated.tasks.storage import path_in_storage, put_result
 
 PACKAGES = ("prefect-federated", "numpy")
 
@@ -340,7 +339,7 @@ class Tabular:
         files |= {f"{name}.png": content for name, content in (pictures or {}).items()}
         files[CARD] = card.model_dump_json(indent=2).encode()  # last: it says that all is there
         for name, content in files.items():
-            _put(f"{folder}/{name}", content)
+            put_result(f"{folder}/{name}", content)
         where = path_in_storage(f"{folder}/{CARD}").removesuffix(f"/{CARD}")
         self._show(flow, page, pictures or {}, where)
         return FittedRef(
@@ -389,13 +388,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _put(path: str, content: bytes) -> None:
-    try:
-        put(path, content)
-    except Exception as error:  # a storage may raise anything
-        raise SnapshotFailed(
-            f"{path} could not be written: {type(error).__name__}: {error}. Make room in Prefect's "
-            "result storage, or mend what keeps it from being written to."
-        ) from error

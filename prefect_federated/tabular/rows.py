@@ -140,7 +140,8 @@ def load_rows(site: Site) -> Rows:
         with _lock:
             _kept[key] = rows
             while len(_kept) > _MOST_KEPT:
-                _kept.popitem(last=False)
+                oldest, _ = _kept.popitem(last=False)
+                _locks.pop(oldest, None)
         return rows
 
 
